@@ -1,0 +1,11 @@
+"""The one exception that every command of the project turns into one sentence and exit code 1."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input or environment that the user can mend.
+
+    The message is one clear sentence: it names the file or setting at fault and says what to do.
+    ``nnunet-ext`` and ``python -m dataset_conversion.*`` print it without a traceback and exit with 1.
+    """

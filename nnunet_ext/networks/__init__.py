@@ -1,0 +1,1 @@
+"""Pure PyTorch networks with plain keyword arguments; knows nothing of the trainers."""

@@ -1,0 +1,1 @@
+"""A synthetic abdomen, written in the layouts of the public datasets."""

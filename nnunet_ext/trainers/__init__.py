@@ -1,0 +1,1 @@
+"""The trainers that stock nnU-Net finds by name."""
