@@ -11,7 +11,7 @@ from nnunet_ext.console import run
 
 app = typer.Typer(
     name="nnunet-ext",
-    help="Datasets, trainers and evaluation that extend nnU-Net v2. Train and predict with the stock nnUNetv2_* commands.",
+    help="Datasets, trainers and evaluation that extend nnU-Net v2; train and predict with nnUNetv2_* as ever.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
