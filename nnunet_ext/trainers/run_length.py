@@ -61,9 +61,9 @@ def run_length_variant(
 
 def __getattr__(name: str) -> type[nnUNetTrainer]:
     """Let pickle find a variant again by module and name, in spawned processes too."""
-    from nnunet_ext.trainers.lookup import find_trainer
-
     _, epochs, iterations = split_run_length(name)
     if name.startswith("__") or (epochs is None and iterations is None):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from nnunet_ext.trainers.lookup import find_trainer
+
     return find_trainer(name)
