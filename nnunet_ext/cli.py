@@ -6,17 +6,20 @@ from typing import Annotated
 
 import typer
 
+from dataset_conversion.cli import app as convert_app
 from nnunet_ext import __version__
 from nnunet_ext.console import run
 
 app = typer.Typer(
     name="nnunet-ext",
-    help="Datasets, trainers and evaluation that extend nnU-Net v2; train and predict with nnUNetv2_* as ever.",
+    help="Datasets, trainers and evaluation that extend nnU-Net v2. "
+    "Train and predict with the stock nnUNetv2_* commands.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(convert_app, name="convert")
 
 
 def _print_version(value: bool) -> None:

@@ -1,0 +1,437 @@
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dataset_truth import assert_equals, snapshot
+
+from dataset_conversion.engine import Options
+from dataset_conversion.msd import convert_msd
+from nnunet_ext.errors import UserError
+from nnunet_ext.phantom.contrast import CT, MR_T1_IN_PHASE
+from nnunet_ext.phantom.layout import Layout
+from nnunet_ext.phantom.msd import write_msd
+
+SHAPE = (8, 20, 24)
+DATASET = "Dataset090_PhantomAbdomen"
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Layout:
+    return write_msd(tmp_path / "download", cases=3, test_cases=2, shape=SHAPE, apple_double=True)
+
+
+def edit_description(task: Layout, **changes) -> None:
+    path = task.folder / "dataset.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def image(task: Layout, number: int = 1, folder: str = "imagesTr") -> Path:
+    return task.folder / folder / f"phantomabdomen_{number:03d}.nii.gz"
+
+
+def rewrite(path: Path, change) -> None:
+    """Apply a function to the voxels of an image and keep its header."""
+    old = sitk.ReadImage(str(path))
+    new = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(old)))
+    if new.GetSize() == old.GetSize():
+        new.CopyInformation(old)
+    sitk.WriteImage(new, str(path), True)
+
+
+def truncate(path: Path, keep: float = 0.6) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+@pytest.mark.parametrize("mode", ["link", "copy"])
+@pytest.mark.parametrize("check", ["full", "headers"])
+def test_converted_equals_truth(raw, task, mode, check):
+    before = snapshot(task.folder)
+    dataset = convert_msd(task.folder, Options(mode=mode, check=check))
+    assert dataset == raw / DATASET
+    assert_equals(dataset, task)
+    assert snapshot(task.folder) == before
+    assert [path.name for path in raw.iterdir()] == [DATASET], "nothing temporary is left behind"
+
+
+def test_link_mode_copies_no_voxel(raw, task):
+    dataset = convert_msd(task.folder, Options(mode="link"))
+    assert not list((dataset / "imagesTr").iterdir()) + list((dataset / "labelsTr").iterdir())
+    assert all(path.is_symlink() for path in (dataset / "imagesTs").iterdir())
+
+
+def test_copy_mode_is_independent_of_the_source(raw, task):
+    dataset = convert_msd(task.folder, Options(mode="copy"))
+    shutil.rmtree(task.folder)
+    assert "dataset" not in json.loads((dataset / "dataset.json").read_text())
+    assert_equals(dataset, task)
+
+
+def test_4d_images_are_split_into_channels(raw, tmp_path):
+    modalities = {"CT": CT, "MR": MR_T1_IN_PHASE}
+    task = write_msd(tmp_path / "download", cases=2, test_cases=1, shape=SHAPE, modalities=modalities)
+    dataset = convert_msd(task.folder, Options())
+    assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "CT", "1": "MR"}
+    assert len(list((dataset / "imagesTr").iterdir())) == 4
+    assert_equals(dataset, task)
+
+
+def test_number_of_channels_must_be_that_of_the_description(raw, task):
+    edit_description(task, modality={"0": "CT", "1": "PET"})
+    with pytest.raises(UserError, match=r"phantomabdomen_001.nii.gz has 1 channels, and the dataset has 2 \(CT, PET\)"):
+        convert_msd(task.folder, Options())
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_parent_folder_with_one_task(raw, task, tmp_path, levels):
+    target = tmp_path.joinpath("a", *"bc"[: levels - 1], task.folder.name)
+    shutil.copytree(task.folder, target)
+    (tmp_path / "a" / "__MACOSX" / "Task90_PhantomAbdomen" / "imagesTr").mkdir(parents=True)
+    assert_equals(convert_msd(tmp_path / "a", Options()), task)
+
+
+def test_several_tasks_are_refused(raw, task):
+    shutil.copytree(task.folder, task.folder.with_name("Task91_Other"))
+    with pytest.raises(UserError, match="several tasks"):
+        convert_msd(task.folder.parent, Options())
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_archive(raw, task, tmp_path, kind):
+    archive = tmp_path / f"Task90.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as handle:
+            for path in task.folder.rglob("*"):
+                handle.write(path, path.relative_to(task.folder.parent))
+    else:
+        with tarfile.open(archive, "w:gz" if kind.endswith("gz") else "w") as handle:
+            handle.add(task.folder, task.folder.name)
+    dataset = convert_msd(archive, Options())
+    shutil.rmtree(task.folder)
+    assert_equals(dataset, task)
+    assert [path.name for path in raw.iterdir()] == [DATASET]
+
+
+def test_damaged_archive(raw, tmp_path):
+    archive = tmp_path / "Task90.tar"
+    archive.write_bytes(b"no archive" * 200)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        convert_msd(archive, Options())
+
+
+def test_numbers_in_names_are_kept(raw, task):
+    for folder in ("imagesTr", "labelsTr"):
+        image(task, 1, folder).rename(image(task, 1, folder).with_name("liver_7.nii.gz"))
+    dataset = convert_msd(task.folder, Options())
+    assert "liver_7" in json.loads((dataset / "dataset.json").read_text())["dataset"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5},
+        {"0": "background", **dict(zip("12345", "abcde", strict=True))},
+    ],
+)
+def test_both_orders_of_labels_are_understood(raw, task, labels):
+    edit_description(task, labels=labels)
+    dataset = convert_msd(task.folder, Options())
+    assert json.loads((dataset / "dataset.json").read_text())["labels"]["c"] == 3
+
+
+def test_byte_order_mark_and_padded_keys(raw, task):
+    path = task.folder / "dataset.json"
+    path.write_text("\ufeff" + path.read_text().replace('"labels"', '"labels "'), encoding="utf-8")
+    assert_equals(convert_msd(task.folder, Options()), task)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "does not name its labels"),
+        ({"labels": {"0": "background", "1": "liver", "3": "spleen"}}, "without gaps"),
+        ({"labels": {"0": "background", "1": "liver", "2": "liver"}}, "without gaps"),
+        ({"labels": {"background": "x"}}, "does not name its labels"),
+        ({"modality": None}, "does not name its channels"),
+        ({"modality": {"1": "CT"}}, "does not name its channels"),
+    ],
+)
+def test_unusable_description(raw, task, change, message):
+    edit_description(task, **change)
+    with pytest.raises(UserError, match=message):
+        convert_msd(task.folder, Options())
+
+
+def test_missing_description_of_an_official_task(raw, tmp_path):
+    task = write_msd(
+        tmp_path, task="Task03_Liver", organs=["liver", "liver_tumour"], lesions=True, cases=1, shape=SHAPE
+    )
+    (task.folder / "dataset.json").unlink()
+    dataset = convert_msd(task.folder, Options())
+    content = json.loads((dataset / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "liver": 1, "cancer": 2}
+    assert content["channel_names"] == {"0": "CT"}
+    assert_equals(dataset, task)
+
+
+def test_missing_description_of_an_unknown_task(raw, task):
+    (task.folder / "dataset.json").unlink()
+    with pytest.raises(UserError, match=r"dataset.json is missing"):
+        convert_msd(task.folder, Options())
+
+
+@pytest.mark.parametrize("check", ["full", "headers"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: image(t, 2, "labelsTr").unlink(), r"imagesTr/phantomabdomen_002.nii.gz has no label"),
+        (lambda t: image(t, 2).unlink(), r"labelsTr/phantomabdomen_002.nii.gz has no image"),
+        (
+            lambda t: rewrite(image(t, 2, "labelsTr"), lambda a: a[:-1]),
+            r"labelsTr/phantomabdomen_002.nii.gz has 24x20x7 ",
+        ),
+        (lambda t: truncate(image(t, 3)), r"imagesTr/phantomabdomen_003.nii.gz is truncated"),
+        (lambda t: truncate(image(t, 3, "labelsTr")), r"labelsTr/phantomabdomen_003.nii.gz is truncated"),
+        (lambda t: truncate(image(t, 4, "imagesTs")), r"imagesTs/phantomabdomen_004.nii.gz is truncated"),
+        (lambda t: image(t, 1).write_bytes(b""), r"phantomabdomen_001.nii.gz is not gzip-compressed"),
+        (lambda t: image(t, 1).write_bytes(gzip.compress(b"x" * 1000)), "is not a readable NIfTI file"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(raw, task, damage, message, check):
+    damage(task)
+    with pytest.raises(UserError, match=message):
+        convert_msd(task.folder, Options(check=check))
+    assert not list(raw.iterdir())
+
+
+def set_voxel(value):
+    def change(array):
+        array = array.astype(np.float32)
+        array[0, 0, 0] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("number", "folder", "value", "message"),
+    [
+        (
+            1,
+            "labelsTr",
+            9,
+            r"labelsTr/phantomabdomen_001.nii.gz holds label value 9; this dataset knows 0 background, 1 l",
+        ),
+        (1, "labelsTr", 1.5, "values that are no integers"),
+        (1, "labelsTr", -1, "is no label map"),
+        (1, "labelsTr", np.nan, "is no label map"),
+        (4, "imagesTs", np.nan, r"imagesTs/phantomabdomen_004.nii.gz holds voxels that are NaN"),
+    ],
+)
+def test_bad_voxels(raw, task, number, folder, value, message):
+    rewrite(image(task, number, folder), set_voxel(value))
+    with pytest.raises(UserError, match=message):
+        convert_msd(task.folder, Options())
+    assert not (raw / DATASET).exists()
+
+
+def test_flipped_bit_in_the_voxels_is_found_by_the_checksum(raw, task):
+    path = image(task)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # the checksum itself: what was decompressed no longer fits it
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"phantomabdomen_001.nii.gz is truncated or damaged"):
+        convert_msd(task.folder, Options())
+
+
+def test_label_with_another_geometry_gets_that_of_the_image(raw, task):
+    path = image(task, 2, "labelsTr")
+    label = sitk.ReadImage(str(path))
+    label.SetSpacing([s * 1.5 for s in label.GetSpacing()])
+    sitk.WriteImage(label, str(path), True)
+    dataset = convert_msd(task.folder, Options())
+    assert_equals(dataset, task)
+    warnings = json.loads((dataset / "conversion_report.json").read_text())["warnings"]
+    assert list(warnings) == ["phantomabdomen_002"]
+    assert "label header differs from the image's in spacing" in warnings["phantomabdomen_002"][0]
+    assert [path.name for path in (dataset / "labelsTr").iterdir()] == ["phantomabdomen_002.nii.gz"]
+
+
+def test_header_rounding_is_silent(raw, task):
+    path = image(task, 2, "labelsTr")
+    label = sitk.ReadImage(str(path))
+    label.SetSpacing([s + 5e-4 for s in label.GetSpacing()])
+    sitk.WriteImage(label, str(path), True)
+    dataset = convert_msd(task.folder, Options())
+    assert_equals(dataset, task)
+    assert json.loads((dataset / "conversion_report.json").read_text())["warnings"] == {}
+
+
+def test_almost_integer_labels_are_rounded(raw, task):
+    rewrite(image(task, 1, "labelsTr"), lambda array: array.astype(np.float32) * np.float32(1.00001))
+    dataset = convert_msd(task.folder, Options())
+    assert_equals(dataset, task)
+    warnings = json.loads((dataset / "conversion_report.json").read_text())["warnings"]
+    assert warnings == {"phantomabdomen_001": ["label values were rounded to integers"]}
+
+
+def test_axes_that_are_not_perpendicular_are_repaired(raw, task):
+    path = image(task, 1)
+    old = nib.load(path)
+    affine = old.affine.copy()
+    affine[0, 1] = 0.02 * affine[1, 1]
+    skewed = nib.Nifti1Image(np.asanyarray(old.dataobj), None, old.header)
+    skewed.set_sform(affine, code=1)
+    skewed.set_qform(None, code=0)
+    nib.save(skewed, path)
+    dataset = convert_msd(task.folder, Options())
+    written = sitk.ReadImage(str(dataset / "imagesTr" / "phantomabdomen_001_0000.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(written), task.train["phantomabdomen_001"].channels[0])
+
+
+def test_uncompressed_task(raw, task):
+    for path in list(task.folder.rglob("phantom*.nii.gz")):
+        path.with_name(path.name.removesuffix(".gz")).write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    dataset = convert_msd(task.folder, Options())
+    assert json.loads((dataset / "dataset.json").read_text())["file_ending"] == ".nii"
+    assert not list((dataset / "imagesTr").iterdir())
+    assert_equals(dataset, task)
+
+
+def test_one_uncompressed_file_among_compressed_ones_is_rewritten(raw, task):
+    path = image(task, 1)
+    path.with_name(path.name.removesuffix(".gz")).write_bytes(gzip.decompress(path.read_bytes()))
+    path.unlink()
+    dataset = convert_msd(task.folder, Options())
+    assert [p.name for p in (dataset / "imagesTr").iterdir()] == ["phantomabdomen_001_0000.nii.gz"]
+    assert_equals(dataset, task)
+
+
+def test_dry_run_finds_errors_and_writes_nothing(raw, task):
+    convert_msd(task.folder, Options(dry_run=True))
+    assert not list(raw.iterdir())
+    rewrite(image(task, 1, "labelsTr"), set_voxel(77))
+    with pytest.raises(UserError, match="label value 77"):
+        convert_msd(task.folder, Options(dry_run=True))
+
+
+def test_existing_dataset_is_replaced_only_on_request(raw, task):
+    dataset = convert_msd(task.folder, Options())
+    marker = dataset / "marker"
+    marker.touch()
+    with pytest.raises(UserError, match="exists; choose another id with -d, or replace it with --overwrite"):
+        convert_msd(task.folder, Options())
+    assert marker.exists()
+    convert_msd(task.folder, Options(overwrite=True))
+    assert not marker.exists()
+    assert_equals(dataset, task)
+    assert [path.name for path in raw.iterdir()] == [DATASET]
+
+
+def test_failure_to_overwrite_keeps_the_old_dataset(raw, task):
+    dataset = convert_msd(task.folder, Options())
+    rewrite(image(task, 1, "labelsTr"), set_voxel(77))
+    before = snapshot(dataset)
+    with pytest.raises(UserError):
+        convert_msd(task.folder, Options(overwrite=True))
+    assert snapshot(dataset) == before
+
+
+def test_id_taken_by_another_name(raw, task):
+    (raw.parent / "nnUNet_results" / "Dataset090_Other").mkdir()
+    with pytest.raises(UserError, match="Dataset id 090 is taken by Dataset090_Other in nnUNet_results"):
+        convert_msd(task.folder, Options())
+    assert convert_msd(task.folder, Options(dataset_id=7)).name == "Dataset007_PhantomAbdomen"
+
+
+def test_unset_raw_folder(task, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    with pytest.raises(UserError, match="nnUNet_raw is not set"):
+        convert_msd(task.folder, Options())
+
+
+def test_interrupted_run_leaves_no_dataset_and_is_resumed(raw, task):
+    rewrite(image(task, 3, "labelsTr"), set_voxel(77))
+    with pytest.raises(UserError):
+        convert_msd(task.folder, Options(mode="copy"))
+    assert not (raw / DATASET).exists()
+    (partial,) = raw.iterdir()
+    done = partial / "imagesTr" / "phantomabdomen_001_0000.nii.gz"
+    first_time = done.stat().st_mtime_ns
+    rewrite(image(task, 3, "labelsTr"), lambda array: task.train["phantomabdomen_003"].label)
+    dataset = convert_msd(task.folder, Options(mode="copy"))
+    assert (dataset / "imagesTr" / done.name).stat().st_mtime_ns == first_time, "the finished case was not redone"
+    assert_equals(dataset, task)
+
+
+def test_resuming_redoes_a_case_whose_source_changed(raw, task):
+    rewrite(image(task, 3, "labelsTr"), set_voxel(77))
+    with pytest.raises(UserError):
+        convert_msd(task.folder, Options(mode="copy"))
+    rewrite(image(task, 1), lambda array: array + 1)
+    os.utime(image(task, 1), (1, 1))
+    rewrite(image(task, 3, "labelsTr"), lambda array: task.train["phantomabdomen_003"].label)
+    dataset = convert_msd(task.folder, Options(mode="copy"))
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(dataset / "imagesTr" / "phantomabdomen_001_0000.nii.gz")))
+    np.testing.assert_array_equal(written, task.train["phantomabdomen_001"].channels[0] + 1)
+
+
+def test_command_line(raw, task):
+    command = [
+        sys.executable,
+        "-m",
+        "dataset_conversion.msd",
+        str(task.folder),
+        "-d",
+        "12",
+        "-np",
+        "2",
+        "--mode",
+        "copy",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_equals(raw / "Dataset012_PhantomAbdomen", task)
+
+
+def test_command_line_reports_one_sentence_and_exit_code_1(raw, task):
+    truncate(image(task, 2))
+    command = [sys.executable, "-m", "nnunet_ext.cli", "convert", "msd", str(task.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "phantomabdomen_002.nii.gz is truncated" in done.stderr
+
+
+def test_error_in_a_worker_process(raw, task):
+    rewrite(image(task, 1, "labelsTr"), set_voxel(77))
+    with pytest.raises(UserError, match="label value 77"):
+        convert_msd(task.folder, Options(processes=2))
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys; from nnunet_ext.cli import app; "
+        "assert not {'numpy', 'SimpleITK', 'torch', 'nibabel', 'nnunetv2'} & set(sys.modules), 'heavy import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_conversion_needs_no_torch(raw, task):
+    code = (
+        "import sys; from dataset_conversion.cli import app; from dataset_conversion import msd; "
+        "assert 'torch' not in sys.modules and 'nnunetv2' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
