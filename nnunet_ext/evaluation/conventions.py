@@ -148,3 +148,17 @@ def conventions_from(preset: str = "papers", **changes: Any) -> Conventions:
         raise UserError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     made = {key: value for key, value in changes.items() if value is not None}
     return replace(PRESETS[preset], **made)
+
+
+def parse_absent_distance(text: str | None) -> str | float | None:
+    """The option ``--absent``: ``diagonal``, ``infinity`` or a number of mm.
+
+    Raises:
+        UserError: If it is none of these.
+    """
+    if text is None or text in {"diagonal", "infinity"}:
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"--absent {text!r} is neither diagonal, infinity nor a number of mm") from error

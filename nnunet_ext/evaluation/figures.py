@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,7 +22,7 @@ from nnunet_ext.evaluation.tables import column_head
 # Colours that stay apart for colour-blind readers.
 PALETTE = ("#0f766e", "#d97706", "#4f46e5", "#be123c", "#0369a1", "#65a30d", "#a21caf", "#57534e")
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     # Text stays text: the browser sets it in the font of the page.
     "svg.fonttype": "none",
@@ -32,6 +33,7 @@ _STYLE = {
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
 }
+_SQUEEZE = 3.0  # how much longer than the bulk of the values the axis may be
 _CROWD = 250  # points beyond which a cloud hides more than it shows
 
 
@@ -58,45 +60,98 @@ def box_plots(
         axes = figure.add_subplot()
         tips: list[str] = []
         step = 0.8 / len(models)
-        infinite = 0
-        for row, (model, evaluation) in enumerate(models.items()):
-            for column, label in enumerate(labels):
-                values = evaluation.per_case(label)[name].dropna() * described.shown_factor
-                infinite += int(np.isinf(values).sum())
-                values = values[np.isfinite(values)]
-                if values.empty:
-                    continue
-                position = column + (row - (len(models) - 1) / 2) * step
-                colour = PALETTE[(row if several else column) % len(PALETTE)]
-                _box(axes, values.to_numpy(), position, step * 0.62, colour, f"{identifier}-{row}-{column}")
-                if values.size <= _CROWD:
-                    prefix = f"{model}, " if several else ""
-                    tips += [f"{prefix}{case}: {value:.4g} {described.shown_unit}" for case, value in values.items()]
+        groups = {
+            (row, column): evaluation.per_case(label)[name].dropna() * described.shown_factor
+            for row, evaluation in enumerate(models.values())
+            for column, label in enumerate(labels)
+        }
+        limits = _limits([values.to_numpy() for values in groups.values()])
+        outside = 0
+        for (row, column), values in groups.items():
+            if values.empty:
+                continue
+            position = column + (row - (len(models) - 1) / 2) * step
+            colour = PALETTE[(row if several else column) % len(PALETTE)]
+            outside += _box(
+                axes, values.to_numpy(), limits, position, step * 0.62, colour, f"{identifier}-{row}-{column}"
+            )
+            if values.size <= _CROWD:
+                prefix = f"{list(models)[row]}, " if several else ""
+                tips += [f"{prefix}{case}: {value:.4g} {described.shown_unit}" for case, value in values.items()]
         if described.direction == "zero":
             axes.axhline(0, color=_MUTED, linewidth=0.8, zorder=1)
+        axes.set_ylim(*limits)
         _dress(axes, labels, f"{described.title} ({described.shown_unit})")
-        if infinite:
-            axes.set_title(f"{infinite} infinite values are not drawn", fontsize=8, color="#be123c", loc="left")
+        if outside:
+            words = "1 value lies" if outside == 1 else f"{outside} values lie"
+            axes.set_title(f"{words} beyond the axis: triangles", fontsize=8, color="#be123c", loc="right")
         return _svg(figure, column_head(described)), tips
 
 
+def _limits(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
+    """Axis limits: all values, unless a few distant ones would flatten every box to a line."""
+    everything = np.concatenate([g[np.isfinite(g)] for g in groups])
+    if everything.size == 0:
+        return 0.0, 1.0
+    low, high = float(everything.min()), float(everything.max())
+    near_low, near_high = np.inf, -np.inf
+    for group in groups:
+        finite = group[np.isfinite(group)]
+        if finite.size:
+            lower, upper = np.percentile(finite, (25, 75))
+            reach = 3 * (upper - lower)
+            near = finite[(finite >= lower - reach) & (finite <= upper + reach)]
+            near_low, near_high = min(near_low, near.min()), max(near_high, near.max())
+    if near_high > near_low and high - low > _SQUEEZE * (near_high - near_low):
+        low, high = float(near_low), float(near_high)
+    margin = 0.08 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
 def _box(
-    axes: Axes, values: npt.NDArray[np.float64], position: float, width: float, colour: str, identifier: str
-) -> None:
-    drawn = axes.boxplot(values, positions=[position], widths=width, patch_artist=True, showfliers=False, zorder=2)
-    for patch in drawn["boxes"]:
-        patch.set(facecolor=colour + "26", edgecolor=colour, linewidth=1.1)
-    for line in (*drawn["whiskers"], *drawn["caps"]):
-        line.set(color=colour, linewidth=1.0)
-    for line in drawn["medians"]:
-        line.set(color=colour, linewidth=2.0, solid_capstyle="butt")
+    axes: Axes,
+    values: npt.NDArray[np.float64],
+    limits: tuple[float, float],
+    position: float,
+    width: float,
+    colour: str,
+    identifier: str,
+) -> int:
+    """Draw a box with its dots; returns how many values lie beyond the limits, drawn as triangles at the edge."""
+    finite = values[np.isfinite(values)]
+    if finite.size:
+        drawn = axes.boxplot(finite, positions=[position], widths=width, patch_artist=True, showfliers=False, zorder=2)
+        for patch in drawn["boxes"]:
+            patch.set(facecolor=colour + "26", edgecolor=colour, linewidth=1.1)
+        for line in (*drawn["whiskers"], *drawn["caps"]):
+            line.set(color=colour, linewidth=1.0)
+        for line in drawn["medians"]:
+            line.set(color=colour, linewidth=2.0, solid_capstyle="butt")
+    if finite.size == values.size and limits[0] <= values.mean() <= limits[1]:
+        mean = axes.scatter(
+            [position], [values.mean()], s=22, marker="D", facecolor="white", edgecolor=colour, zorder=4
+        )
+        mean.set_linewidth(1.1)
+    beyond = np.sign(np.where(values < limits[0], -1, np.where(values > limits[1], 1, 0)))
     if values.size <= _CROWD:
         # Spread by rank, not by chance: the page is the same every time.
         spread = ((np.arange(values.size) * 0.618034) % 1 - 0.5) * width * 0.75
-        dots = axes.scatter(position + spread, values, s=9, color=colour, alpha=0.65, linewidths=0, zorder=3)
+        dots = axes.scatter(
+            position + spread,
+            np.clip(values, *limits),
+            s=np.where(beyond, 0.0, 9.0),
+            color=colour,
+            alpha=0.65,
+            linewidths=0,
+            zorder=3,
+        )
         dots.set_gid(f"dots-{identifier}")
-    mean = axes.scatter([position], [values.mean()], s=22, marker="D", facecolor="white", edgecolor=colour, zorder=4)
-    mean.set_linewidth(1.1)
+    for side, marker in ((-1, "v"), (1, "^")):
+        n = int((beyond == side).sum())
+        edge = limits[0] if side < 0 else limits[1]
+        shift = np.linspace(-0.3, 0.3, n) * width if n > 1 else np.zeros(n)
+        axes.scatter(position + shift, np.full(n, edge), s=26, marker=marker, color=colour, clip_on=False, zorder=5)
+    return int(np.count_nonzero(beyond))
 
 
 def _dress(axes: Axes, labels: Sequence[str], title: str) -> None:

@@ -113,6 +113,24 @@ def default_metrics(conventions: Conventions) -> list[str]:
     ]
 
 
+def summary_table(evaluation: Evaluation, names: Sequence[str]) -> Table:
+    """One model: classes as rows and their mean last, metrics as columns."""
+    described = [metric(name) for name in names]
+    labels = [*(t.name for t in evaluation.targets), *([FOREGROUND] if len(evaluation.targets) > 1 else [])]
+    rows = []
+    for label in labels:
+        mean, std = _mean_and_std(evaluation, label, names)
+        head = class_name(label)
+        rows.append((Cell(head), *(Cell(mean_std(d, mean[d.name], std[d.name])) for d in described)))
+    caption = f"mean ± std over {len(evaluation.cases)} cases"
+    return Table(caption, ("Class", *(column_head(d) for d in described)), tuple(rows))
+
+
+def class_name(label: str) -> str:
+    """Name of a class for readers."""
+    return "mean over classes" if label == FOREGROUND else label
+
+
 def metrics_table(models: Mapping[str, Evaluation], label: str, names: Sequence[str]) -> Table:
     """One class: models as rows, metrics as columns (Lian et al. 2025, Table 1; Conze et al. 2021, Table 1)."""
     described = [metric(name) for name in names]
@@ -129,8 +147,9 @@ def metrics_table(models: Mapping[str, Evaluation], label: str, names: Sequence[
         for i, model in enumerate(models)
     )
     cases = len(next(iter(models.values())).cases)
-    what = "mean over classes" if label == FOREGROUND else label
-    return Table(f"{what}: mean ± std over {cases} cases", ("Model", *(column_head(d) for d in described)), rows)
+    return Table(
+        f"{class_name(label)}: mean ± std over {cases} cases", ("Model", *(column_head(d) for d in described)), rows
+    )
 
 
 def classes_table(models: Mapping[str, Evaluation], name: str) -> Table:
@@ -150,7 +169,7 @@ def classes_table(models: Mapping[str, Evaluation], name: str) -> Table:
         )
         for row, model in enumerate(models)
     )
-    heads = ("mean over classes" if label == FOREGROUND else label for label in labels)
+    heads = map(class_name, labels)
     return Table(f"{column_head(described)}: mean ± std over {len(first.cases)} cases", ("Model", *heads), rows)
 
 
