@@ -11,12 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation import report, statistics, tables
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.folders import evaluate_folders, find_dataset_json
-from nnunet_ext.evaluation.metrics import metric
+from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.overlays import worst_overlays
 from nnunet_ext.evaluation.results import Evaluation
 from nnunet_ext.evaluation.targets import read_dataset_json
@@ -109,7 +110,7 @@ def run_compare(
     html = report.comparison_report(models, results, notes, " · ".join(models))
     (output / "report.html").write_text(html, encoding="utf-8")
     for note in notes:
-        console.print(f"[yellow]{note}")
+        console.print(Text(note, style="yellow"))
     _show_comparison(console, results)
     names = "comparison.csv, tables.md, tables.tex, report.html"
     console.print(f"Written to {output}: {names}", soft_wrap=True, highlight=False)
@@ -143,51 +144,70 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _table(title: str) -> RichTable:
-    return RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), title_style="bold")
+def _print_table(
+    console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
+) -> None:
+    """A table whose first column gives way where the terminal is narrow; numbers are never cut."""
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for i, name in enumerate(head):
+        widest = max(len(name), *(len(row[i]) for row in rows))
+        if i == 0:
+            shown.add_column(name, no_wrap=True, overflow="ellipsis")
+        else:
+            shown.add_column(name, justify="right", no_wrap=True, min_width=widest)
+    for i, row in enumerate(rows):
+        shown.add_row(*(Text(cell) for cell in row), style=styles[i] if styles else "")
+    console.print(shown)
 
 
 def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
     scores = [n for n in evaluation.metrics if n.endswith("_score")]
-    table = tables.summary_table(evaluation, [*_TERMINAL_METRICS, *scores])
-    shown = _table(f"{len(evaluation.cases)} cases, mean ± std; more metrics in the files")
+    names = [*_TERMINAL_METRICS, *scores]
+    table = tables.summary_table(evaluation, names)
     counts = evaluation.counts()
-    for i, head in enumerate((*table.head, "missed", "false +", "n")):
-        shown.add_column(head, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in table.rows:
-        own = counts.loc[row[0].text] if row[0].text in counts.index else None
+    rows = []
+    for cells in table.rows:
+        own = counts.loc[cells[0].text] if cells[0].text in counts.index else None
         last = ["", "", ""] if own is None else [str(own[k]) for k in ("missed", "false_positive", "scored")]
-        shown.add_row(*(cell.text for cell in row), *last)
-    console.print(shown)
+        rows.append([*(cell.text for cell in cells), *last])
+    heads = ("Class", *(_short_head(metric(n)) for n in names), "missed", "false+", "n")
+    _print_table(console, f"{len(evaluation.cases)} cases, mean ± std; all metrics are in the files", heads, rows)
     for note in evaluation.notes:
-        console.print(f"[yellow]{note}", highlight=False)
+        console.print(Text(note, style="yellow"))
     for case in evaluation.cases:
         if case["note"]:
-            console.print(f"[yellow]{case['case']} {case['note']}", highlight=False, soft_wrap=True)
+            console.print(Text(f"{case['case']} {case['note']}", style="yellow"), soft_wrap=True)
     words = dict(evaluation.conventions.describe())
     console.print(
-        f"Conventions: {words['Preset']}; surface {words['Surface']}; image edge {words['Image edge']}; "
-        f"a missed class: {words['Class in only one label map']}.",
+        f"Conventions {words['Preset']}: {words['Surface']}; image edge {words['Image edge']}; a missed class has "
+        f"{words['Class in only one label map']}.",
         style="dim",
         highlight=False,
     )
 
 
 def _show_comparison(console: Console, results: Sequence[statistics.PairedResult]) -> None:
-    shown = _table("Mean paired difference [95 % bootstrap interval], Wilcoxon signed-rank with Holm")
-    heads = ("Class", "Metric", "Models", "Difference", "Won:lost", "p (Holm)")
-    for i, head in enumerate(heads):
-        shown.add_column(head, justify="left" if i < 3 else "right", no_wrap=True)
+    pairs = {(r.first, r.second) for r in results}
+    rows, styles = [], []
     for r in results:
         d = metric(r.metric)
-        style = "" if not r.p_holm < 0.05 else "green" if r.wins > r.losses else "red"
-        shown.add_row(
-            tables.class_name(r.label),
-            f"{d.title} ({d.shown_unit})",
-            f"{r.second} − {r.first}",
-            f"{tables.shown(d, r.difference)} \\[{tables.shown(d, r.low)}, {tables.shown(d, r.high)}]",
-            f"{r.wins}:{r.losses}",
-            tables.p_value(r.p_holm),
-            style=style,
+        name = tables.class_name(r.label)
+        rows.append(
+            (
+                name if len(pairs) == 1 else f"{r.second} − {r.first}, {name}",
+                _short_head(d),
+                tables.shown(d, r.difference),
+                f"[{tables.shown(d, r.low)}, {tables.shown(d, r.high)}]",
+                f"{r.wins}:{r.losses}",
+                tables.p_value(r.p_holm),
+            )
         )
-    console.print(shown)
+        styles.append("" if not r.p_holm < 0.05 else "green" if r.wins > r.losses else "red")
+    what = f"{results[0].second} − {results[0].first}" if len(pairs) == 1 else "Paired differences"
+    title = f"{what}, {results[0].n} cases: mean difference, 95 % bootstrap interval, Wilcoxon with Holm"
+    heads = ("Class", "Metric", "Difference", "Interval", "Won:lost", "p (Holm)")
+    _print_table(console, title, heads, rows, styles)
+
+
+def _short_head(described: Metric) -> str:
+    return f"{described.title} {described.shown_unit}"
