@@ -22,7 +22,7 @@ from nnunet_ext.evaluation.overlays import worst_overlays
 from nnunet_ext.evaluation.results import Evaluation
 from nnunet_ext.evaluation.targets import read_dataset_json
 
-_TERMINAL_METRICS = ("Dice", "ASSD", "HD95")
+_TERMINAL_METRICS = ("Dice", "ASSD")
 _MAX_PROCESSES = 8  # nnU-Net's default number of processes
 CACHE = "cases"
 """Folder of finished cases inside the output folder."""
@@ -162,7 +162,7 @@ def _print_table(
 
 def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
     scores = [n for n in evaluation.metrics if n.endswith("_score")]
-    names = [*_TERMINAL_METRICS, *scores]
+    names = [*_TERMINAL_METRICS, *(scores or ["HD95"])]
     table = tables.summary_table(evaluation, names)
     counts = evaluation.counts()
     rows = []
