@@ -88,7 +88,7 @@ def run_demo(task: Path | None, output: Path, trainer: str) -> None:
         evaluation = _evaluate(work, reference_ts, work.predictions, "the test cases")
     else:
         labels = work.dataset("nnUNet_preprocessed") / "gt_segmentations"
-        evaluation = _evaluate(work, labels, model / "fold_0" / "validation", "the validation cases of fold 0")
+        evaluation = _evaluate(work, labels, model, "the validation cases of fold 0")
     picture = _draw(work, reference_ts if task is None else None)
 
     _console.rule("Done")
@@ -111,7 +111,7 @@ def _device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _run(title: str, work: Workspace, command: Sequence[str | Path]) -> None:
+def _run(title: str, work: Workspace, command: Sequence[object]) -> None:
     """Show a command and run it with this environment's executables."""
     arguments = [str(part) for part in command]
     _console.rule(title)
@@ -200,20 +200,28 @@ def _evaluate(work: Workspace, reference: Path, prediction: Path, which: str) ->
     return output
 
 
-def _draw(work: Workspace, reference: Path | None) -> Path:
+def _draw(work: Workspace, reference_folder: Path | None) -> Path:
     """A picture of the first predicted case."""
     import SimpleITK as sitk
 
-    from nnunet_ext.evaluation.overlay import draw_overlay
+    from nnunet_ext.evaluation.picture import draw_prediction
 
-    prediction = min(work.predictions.glob("*.nii.gz"))
-    case = prediction.name.removesuffix(".nii.gz")
-    image = work.dataset("nnUNet_raw") / "imagesTs" / f"{case}_0000.nii.gz"
-    truth = None if reference is None else reference / prediction.name
-    names = json.loads((work.dataset("nnUNet_raw") / "dataset.json").read_text())["labels"]
-    arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in (image, prediction)]
-    target = None if truth is None else sitk.GetArrayFromImage(sitk.ReadImage(str(truth)))
-    spacing = sitk.ReadImage(str(image)).GetSpacing()[::-1]
+    predicted = min(work.predictions.glob("*.nii.gz"))
+    case = predicted.name.removesuffix(".nii.gz")
+    raw = work.dataset("nnUNet_raw")
+    image = sitk.ReadImage(str(raw / "imagesTs" / f"{case}_0000.nii.gz"))
+    reference = None
+    if reference_folder is not None:
+        reference = sitk.GetArrayFromImage(sitk.ReadImage(str(reference_folder / predicted.name)))
+    labels = json.loads((raw / "dataset.json").read_text())["labels"]
     picture = work.root / "prediction.png"
-    draw_overlay(arrays[0], arrays[1], target, spacing, {int(v): n for n, v in names.items()}, case, picture)
+    draw_prediction(
+        sitk.GetArrayFromImage(image),
+        sitk.GetArrayFromImage(sitk.ReadImage(str(predicted))),
+        image.GetSpacing()[::-1],
+        {value: name for name, value in labels.items()},
+        case,
+        picture,
+        reference,
+    )
     return picture
