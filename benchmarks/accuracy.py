@@ -2,7 +2,8 @@
 
     python benchmarks/accuracy.py run --data PATH/Task04_Hippocampus --work WORK --trainers nnUNetTrainer \
         nnUNetTrainerRefinedGAN --folds 0 1 2 --epochs 10 --iterations 150
-    python benchmarks/accuracy.py report --work WORK --output benchmarks/results/NAME
+    python benchmarks/accuracy.py report --work WORK --trainers nnUNetTrainer nnUNetTrainerRefinedGAN \
+        --machine "..." --output benchmarks/results/NAME
 
 Runs are ordered fold by fold with the trainers interleaved, so that a partial result is still a fair comparison.
 Each run is seeded and draws its batches in its own process; a killed run continues from its last epoch.
@@ -16,6 +17,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 PLANS = "smallPlans"
@@ -104,6 +106,71 @@ def run(arguments: argparse.Namespace) -> None:
         list(pool.map(one, jobs))
 
 
+def report(arguments: argparse.Namespace) -> None:
+    """Tables of all finished runs: mean over cases in each fold, then mean and spread over folds."""
+    import pandas as pd
+
+    from nnunet_ext.evaluation.folders import evaluate_folders
+    from nnunet_ext.evaluation.statistics import as_frame, compare
+
+    metrics = ["Dice", "ASSD", "HD95"]
+    folder = next((arguments.work / "preprocessed").glob("Dataset*"))
+    evaluations, tables = {}, []
+    for trainer in arguments.trainers:
+        length = f"_{arguments.epochs}epochs_{arguments.iterations}iters"
+        model = arguments.work / "results" / folder.name / f"{trainer}{length}__{PLANS}__{CONFIGURATION}"
+        cases = []
+        for fold in arguments.folds:
+            evaluation = evaluate_folders(
+                folder / "gt_segmentations",
+                model / f"fold_{fold}" / "validation",
+                folder / "dataset.json",
+                only_predicted=True,
+            )
+            cases.append(evaluation.table.assign(fold=fold))
+        table = pd.concat(cases, ignore_index=True).assign(trainer=trainer)
+        tables.append(table)
+        evaluations[trainer] = replace(evaluation, table=table)
+    everything = pd.concat(tables, ignore_index=True)
+    by_fold = everything.groupby(["trainer", "label", "fold"], sort=False)[metrics].mean()
+    foreground = everything.groupby(["trainer", "fold"], sort=False)[metrics].mean()
+    foreground = foreground.assign(label="mean").set_index("label", append=True)
+    by_fold = pd.concat([by_fold, foreground.reorder_levels(["trainer", "label", "fold"])])
+
+    lines = ["| trainer | label | " + " | ".join(f"{m}" for m in metrics) + " | Dice minus stock, fold by fold |"]
+    lines.append("|---|---|" + "---|" * (len(metrics) + 1))
+    stock = by_fold.xs(arguments.trainers[0], level="trainer")["Dice"]
+    for (trainer, label), values in by_fold.groupby(["trainer", "label"], sort=False):
+        mean, spread = values.mean(), values.std(ddof=1)
+        cells = [f"{mean[m]:.4f} ± {spread[m]:.4f}" for m in metrics]
+        difference = values["Dice"].droplevel(["trainer", "label"]) - stock.xs(label, level="label")
+        cells.append(f"{difference.mean():+.4f} ± {difference.std(ddof=1):.4f}")
+        lines.append(f"| {trainer} | {label} | " + " | ".join(cells) + " |")
+    tests = as_frame(compare(evaluations, metrics))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    heading = [
+        f"Machine: {arguments.machine}. Data: {folder.name}, folds {arguments.folds} of nnU-Net's own split; "
+        f"{PLANS} ({CONFIGURATION}, features {FEATURES}, batch size {BATCH_SIZE}); {arguments.epochs} epochs of "
+        f"{arguments.iterations} iterations; seed of each run = its fold. Mean over the validation cases of a fold, "
+        "then mean ± standard deviation over the folds. Dice as fraction, ASSD and HD95 in mm, conventions `papers`.",
+        "",
+    ]
+    columns = ["second", "label", "metric", "n", "difference", "low", "high", "wins", "losses", "p_holm"]
+    paired = [
+        "",
+        f"Paired over cases against {arguments.trainers[0]} (95 % bootstrap interval, Wilcoxon with Holm):",
+        "",
+    ]
+    paired.append("| " + " | ".join(columns) + " |")
+    paired.append("|" + "---|" * len(columns))
+    for _, row in tests[columns].iterrows():
+        paired.append("| " + " | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row) + " |")
+    arguments.output.with_suffix(".md").write_text("\n".join([*heading, *lines, *paired]) + "\n")
+    kept = ["trainer", "fold", "case", "label", *metrics]
+    everything[kept].round(5).to_csv(arguments.output.with_suffix(".csv"), index=False)
+    print(arguments.output.with_suffix(".md").read_text())
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,6 +187,16 @@ def main() -> None:
     runs.add_argument("--parallel", type=int, default=2, help="runs at a time")
     runs.add_argument("--threads", type=int, default=1, help="threads of each run")
     runs.set_defaults(call=run)
+
+    tables = commands.add_parser("report", help="write the tables of finished runs")
+    tables.add_argument("--work", type=Path, required=True)
+    tables.add_argument("--trainers", nargs="+", required=True, help="the first is the one compared with")
+    tables.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2])
+    tables.add_argument("--epochs", type=int, default=10)
+    tables.add_argument("--iterations", type=int, default=150)
+    tables.add_argument("--machine", required=True, help="said in the result")
+    tables.add_argument("--output", type=Path, required=True, help="file name without suffix")
+    tables.set_defaults(call=report)
 
     single = commands.add_parser("train", help="one run (used by 'run')")
     single.add_argument("dataset_id", type=int)
