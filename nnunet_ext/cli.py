@@ -134,15 +134,15 @@ def trainers() -> None:
 
     from nnunet_ext.trainers.registry import TRAINERS
 
-    table = Table()
-    table.add_column("trainer (-tr)", no_wrap=True)
-    for heading in ("what it adds to nnU-Net", "described in", "needs", "time per iteration"):
-        table.add_column(heading)
-    for entry in TRAINERS.values():
-        table.add_row(entry.name, entry.summary, entry.paper, entry.needs, entry.cost)
     console = Console()
-    console.print(table)
-    console.print("Any of them, and any stock trainer, takes a run length: [bold]<trainer>_<N>epochs_<M>iters[/bold].")
+    for entry in TRAINERS.values():
+        console.print(f"[bold]{entry.name}[/bold]", highlight=False)
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+        for heading, text in entry.details().items():
+            table.add_row(f"[dim]{heading}[/dim]", text)
+        console.print(table)
+    console.print("\nUse one with [bold]nnUNetv2_train ... -tr NAME[/bold]. Any of them, and any stock trainer,")
+    console.print("takes a run length: [bold]NAME_<N>epochs[/bold], [bold]NAME_<N>epochs_<M>iters[/bold].")
 
 
 @app.command()

@@ -54,7 +54,15 @@ class Workspace:
 
     def environment(self) -> dict[str, str]:
         """The variables of the commands."""
-        return {**os.environ, **{name: str(self.folder(name)) for name in FOLDER_VARIABLES}}
+        return {**os.environ, **self.exports()}
+
+    def exports(self) -> dict[str, str]:
+        """What the demo sets: nnU-Net's folders, and no more worker processes than there are cores.
+
+        Each worker imports PyTorch; eight of them, nnU-Net's default, take minutes to start on two cores.
+        """
+        workers = str(min(8, os.cpu_count() or 1))
+        return {**{name: str(self.folder(name)) for name in FOLDER_VARIABLES}, "nnUNet_def_n_proc": workers}
 
 
 def run_demo(task: Path | None, output: Path, trainer: str) -> None:
@@ -74,8 +82,8 @@ def run_demo(task: Path | None, output: Path, trainer: str) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
     work = Workspace(root, _device())
     _console.rule("The nnU-Net folders of this demo")
-    for name in FOLDER_VARIABLES:
-        _console.print(f"export {name}={work.folder(name)}", style="bold")
+    for name, value in work.exports().items():
+        _console.print(f"export {name}={value}", style="bold", highlight=False)
 
     reference_ts = root / "synthetic" / "labelsTs"
     source = task.resolve() if task is not None else _write_phantom(root / "synthetic", reference_ts)
@@ -188,7 +196,8 @@ def _train(work: Workspace, dataset_id: str, trainer: str) -> Path:
 def _predict(work: Workspace, dataset_id: str, trainer: str) -> None:
     images = work.dataset("nnUNet_raw") / "imagesTs"
     command = ["nnUNetv2_predict", "-i", images, "-o", work.predictions, "-d", dataset_id, "-c", CONFIGURATION]
-    options = ["-f", "0", "-tr", trainer, "-p", PLANS, "-device", work.device, "--continue_prediction"]
+    options = ["-f", "0", "-tr", trainer, "-p", PLANS, "-device", work.device]
+    options += ["-npp", "1", "-nps", "1", "--continue_prediction"]
     _run("5. Predict the test cases", work, [*command, *options])
 
 

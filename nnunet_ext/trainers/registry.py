@@ -25,6 +25,10 @@ class TrainerEntry:
     needs: str
     cost: str
 
+    def details(self) -> dict[str, str]:
+        """What to show of it, by heading."""
+        return {"adds": self.summary, "from": self.paper, "needs": self.needs, "time": self.cost}
+
 
 TRAINERS: dict[str, TrainerEntry] = {
     entry.name: entry
