@@ -196,3 +196,49 @@ def test_the_network_is_that_of_stock_nnunet(dataset, tmp_path):
     ):
         assert name == stock_name
         assert torch.equal(p, q)
+
+
+def test_the_cascade_configuration(dataset):
+    def cascade(plans):
+        configurations = plans["configurations"]
+        configurations["3d_lowres"] = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
+        configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+
+    trainer = build(dataset, GAN, configuration="3d_cascade_fullres", change_plans=cascade)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    assert trainer.num_input_channels == 3  # the image and two organs of the previous stage
+    assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
+
+
+def test_mixed_precision_keeps_the_adversarial_terms_in_float32(dataset, monkeypatch):
+    trainer = build(dataset, GAN)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    batch = random_batch(trainer)
+    full = reference_step(trainer, batch)[0]
+    monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    seen = []
+    for helper in trainer.helpers.values():
+        step = helper.step
+        monkeypatch.setattr(helper, "step", lambda loss, step=step: (seen.append(loss.dtype), step(loss)))
+    output = trainer.train_step(batch)
+    assert seen == [torch.float32, torch.float32]
+    for name, value in full.items():
+        assert output[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+
+
+def test_discriminator_and_losses_compile_without_graph_breaks():
+    from nnunet_ext.losses.adversarial import discriminator_loss, generator_loss
+    from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
+
+    network = PatchDiscriminator(2, (5.0, 1.0, 1.0))
+
+    def both(real, fake):
+        fake_logits = network(fake)
+        return discriminator_loss(network(real), fake_logits), generator_loss(fake_logits, "non_saturating")
+
+    compiled = torch.compile(both, backend="eager", fullgraph=True)
+    inputs = torch.rand(2, 1, 2, 8, 24, 24)
+    for got, expected in zip(compiled(*inputs), both(*inputs), strict=True):
+        assert torch.allclose(got, expected)
