@@ -27,9 +27,9 @@ _TRANSFORM_S = 8e-8  # per voxel and mask
 _PROBE = 512  # points asked for before the tree's true cost is judged
 # The transform needs 13 bytes a voxel beside the masks. Dense borders are done in overlapping slabs of at most this
 # many voxels; for distant borders, where slabs are no use, the transform is considered up to the second size.
-_SLAB_VOXELS = 1 << 22
+_SLAB_VOXELS = 1 << 20
 _WHOLE_VOXELS = 1 << 24
-_HALO = 8  # planes by which a slab reaches into its neighbours
+_HALO = 4  # planes by which a slab reaches into its neighbours
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _by_transform(
     """Distances by Euclidean distance transforms of slabs; what a slab cannot settle is left to the tree."""
     n_planes = other.shape[0]
     plane_voxels = other.size // n_planes
-    thickness = n_planes if other.size <= slab_voxels else max(slab_voxels // plane_voxels - 2 * _HALO, _HALO)
+    thickness = n_planes if other.size <= slab_voxels else max(slab_voxels // plane_voxels - 2 * _HALO, 4 * _HALO)
     plane = queries // plane_voxels
     distances = np.full(queries.size, np.inf)
     for start in range(0, n_planes, thickness):
