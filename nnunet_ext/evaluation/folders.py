@@ -14,7 +14,7 @@ from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation.cases import CasePair, find_cases, missing_message, model_folder
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.reading import find_reader
-from nnunet_ext.evaluation.results import Evaluation
+from nnunet_ext.evaluation.results import Evaluation, make_folder
 from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
 from nnunet_ext.evaluation.worker import Job, Record, evaluate_case
 
@@ -26,8 +26,11 @@ def find_dataset_json(reference_dir: Path, prediction_dir: Path) -> Path:
     """Look where nnU-Net leaves a ``dataset.json``: beside predictions, in the model folder, above ``labelsTr``.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or a folder does not exist.
     """
+    for role, folder in (("reference", reference_dir), ("prediction", prediction_dir)):
+        if not folder.is_dir():
+            raise UserError(f"{role} folder {folder} does not exist")
     for folder in (prediction_dir, model_folder(prediction_dir), reference_dir.parent):
         if (folder / "dataset.json").is_file():
             return folder / "dataset.json"
@@ -85,7 +88,7 @@ def evaluate_folders(
     reader = find_reader(dataset_json, [pair.reference for pair in cases.pairs[:_EXAMPLES]])
     num_processes = max(1, min(num_processes, len(cases.pairs)))
     if cache_dir is not None:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(cache_dir)
     annotated = dataset_json.get("annotated_labels", {})
     job = Job(scheme, conventions, reader, allow_missing, annotated, cache_dir, threads=-1 if num_processes == 1 else 1)
 

@@ -159,8 +159,17 @@ def test_cross_validation_results(tmp_path):
 
 
 def test_dataset_json_is_looked_for(tmp_path):
+    with pytest.raises(UserError, match=r"reference folder .* does not exist"):
+        find_dataset_json(tmp_path / "a", tmp_path)
     with pytest.raises(UserError, match="-djfile"):
-        find_dataset_json(tmp_path / "a", tmp_path / "b")
+        find_dataset_json(tmp_path, tmp_path)
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path):
+    reference, prediction = dataset(tmp_path, n=1)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot make the output folder"):
+        evaluate_folders(reference, prediction, cache_dir=tmp_path / "file" / "cases")
 
 
 def test_no_torch_is_imported():

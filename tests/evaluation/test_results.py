@@ -101,3 +101,5 @@ def test_summary_names_conventions(evaluation, tmp_path):
 def test_not_a_result(tmp_path):
     with pytest.raises(UserError, match="holds no result"):
         Evaluation.load(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        Evaluation.load(tmp_path / "none")
