@@ -174,7 +174,7 @@ def difference_plot(results: Sequence[PairedResult], name: str, identifier: str)
     drawn = [r for r in results if np.isfinite([r.difference, r.low, r.high]).all()]
     several = len({(r.first, r.second) for r in results}) > 1
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 0.9 + 0.34 * max(1, len(drawn))), layout="constrained")
+        figure = Figure(figsize=(4.8, 0.8 + 0.32 * max(1, len(drawn))), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=_MUTED, linewidth=0.9)
         names = []

@@ -51,17 +51,20 @@ def bounding_box(mask: npt.NDArray[np.generic]) -> Box | None:
     Args:
         mask: Boolean or unsigned integer array of any dimension.
     """
-    box: list[slice] = []
+    # A maximum runs on vector instructions for every integer type, "any" does not. The first pass projects along the
+    # slowest axis and finds all other extents, the second reads only what lies within them.
     view = mask.view(np.uint8) if mask.dtype == bool else mask
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        # A maximum runs on vector instructions for every integer type, "any" does not. After the first axis only the
-        # part that holds something is read.
-        found = np.flatnonzero(view[tuple(box)].max(axis=others))
+    shadow = view.max(axis=0)
+    box: list[slice] = []
+    for axis in range(shadow.ndim):
+        found = np.flatnonzero(shadow.max(axis=tuple(a for a in range(shadow.ndim) if a != axis)))
         if found.size == 0:
             return None
         box.append(slice(int(found[0]), int(found[-1]) + 1))
-    return tuple(box)
+    rest = tuple(box)
+    within = (slice(None), *rest)
+    found = np.flatnonzero(view[within].max(axis=tuple(range(1, mask.ndim))))
+    return (slice(int(found[0]), int(found[-1]) + 1), *rest) if found.size else None
 
 
 def join_boxes(first: Box, second: Box) -> Box:

@@ -119,6 +119,7 @@ def test_bounding_box():
     assert bounding_box(mask) is None
     mask[1, 2, 3] = mask[3, 2, 6] = True
     assert bounding_box(mask) == (slice(1, 4), slice(2, 3), slice(3, 7))
+    assert bounding_box(np.array([0, 2, 0, 3, 0])) == (slice(1, 4),) and bounding_box(np.zeros(3)) is None
     assert bounding_box(mask.astype(np.uint16) * 700) == bounding_box(mask)
 
 
