@@ -19,7 +19,7 @@ from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.folders import evaluate_folders, find_dataset_json
 from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.overlays import worst_overlays
-from nnunet_ext.evaluation.results import Evaluation
+from nnunet_ext.evaluation.results import Evaluation, make_folder
 from nnunet_ext.evaluation.targets import read_dataset_json
 
 _TERMINAL_METRICS = ("Dice", "ASSD")
@@ -103,7 +103,7 @@ def run_compare(
     models, notes = statistics.load_models(folders, common)
     results = statistics.compare(models, metrics, all_pairs, seed)
     made = report.comparison_tables(models)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     (output / "tables.md").write_text("\n".join(t.markdown() for t in made), encoding="utf-8")
     (output / "tables.tex").write_text("\n".join(t.latex() for t in made), encoding="utf-8")
     statistics.as_frame(results).to_csv(output / "comparison.csv", index=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ def box_plots(
         if outside:
             words = "1 value lies" if outside == 1 else f"{outside} values lie"
             axes.set_title(f"{words} beyond the axis: triangles", fontsize=8, color="#be123c", loc="right")
-        return _svg(figure, column_head(described)), tips
+        return _svg(figure, column_head(described), identifier), tips
 
 
 def _limits(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
@@ -133,24 +134,16 @@ def _box(
         )
         mean.set_linewidth(1.1)
     beyond = np.sign(np.where(values < limits[0], -1, np.where(values > limits[1], 1, 0)))
+    # Spread by rank, not by chance: the page is the same every time.
+    x = position + ((np.arange(values.size) * 0.618034) % 1 - 0.5) * width * 0.75
+    points: dict[str, Any] = {"linestyle": "none", "color": colour, "markeredgewidth": 0}
     if values.size <= _CROWD:
-        # Spread by rank, not by chance: the page is the same every time.
-        spread = ((np.arange(values.size) * 0.618034) % 1 - 0.5) * width * 0.75
-        dots = axes.scatter(
-            position + spread,
-            np.clip(values, *limits),
-            s=np.where(beyond, 0.0, 9.0),
-            color=colour,
-            alpha=0.65,
-            linewidths=0,
-            zorder=3,
-        )
+        (dots,) = axes.plot(x, np.clip(values, *limits), marker="o", markersize=3.2, alpha=0.65, zorder=3, **points)
         dots.set_gid(f"dots-{identifier}")
     for side, marker in ((-1, "v"), (1, "^")):
-        n = int((beyond == side).sum())
-        edge = limits[0] if side < 0 else limits[1]
-        shift = np.linspace(-0.3, 0.3, n) * width if n > 1 else np.zeros(n)
-        axes.scatter(position + shift, np.full(n, edge), s=26, marker=marker, color=colour, clip_on=False, zorder=5)
+        there = x[beyond == side]
+        edge = np.full(there.size, limits[0] if side < 0 else limits[1])
+        axes.plot(there, edge, marker=marker, markersize=6, clip_on=False, zorder=5, **points)
     return int(np.count_nonzero(beyond))
 
 
@@ -169,18 +162,19 @@ def _dress(axes: Axes, labels: Sequence[str], title: str) -> None:
     axes.tick_params(length=0)
 
 
-def difference_plot(results: Sequence[PairedResult], name: str) -> str:
+def difference_plot(results: Sequence[PairedResult], name: str, identifier: str) -> str:
     """Mean paired differences of one metric with their bootstrap intervals, a line per class and pair.
 
     Args:
         results: Comparisons, all of the metric ``name``.
         name: Metric.
+        identifier: Prefix of element ids, unique in the page.
     """
     described = metric(name)
     drawn = [r for r in results if np.isfinite([r.difference, r.low, r.high]).all()]
     several = len({(r.first, r.second) for r in results}) > 1
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 0.9 + 0.34 * max(1, len(drawn))), layout="constrained")
+        figure = Figure(figsize=(4.8, 0.8 + 0.32 * max(1, len(drawn))), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=_MUTED, linewidth=0.9)
         names = []
@@ -202,15 +196,23 @@ def difference_plot(results: Sequence[PairedResult], name: str) -> str:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(_GRID)
         axes.tick_params(length=0)
-        return _svg(figure, f"Paired differences of {described.title}")
+        return _svg(figure, f"Paired differences of {described.title}", identifier)
 
 
-def _svg(figure: Figure, description: str) -> str:
+def _svg(figure: Figure, description: str, identifier: str) -> str:
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     svg = text[text.index("<svg") :]
-    # Fixed ids would collide between the figures of one page; size is left to the page.
-    salt = re.sub(r"\W", "", description) + str(len(svg))
-    svg = re.sub(r'(id="|#)(m|p|C)([0-9a-f]+)', rf"\1\2{salt}\3", svg)
-    return re.sub(r"<svg ", f'<svg role="img" aria-label="{description}" ', svg, count=1)
+    # Ids must be unique in the page: those that are referred to get the prefix, those for scripts stay, others go.
+    wanted = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    svg = re.sub(r'((?:href="|url\()#)', rf"\1{identifier}-", svg)
+
+    def rename(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in wanted:
+            return f' id="{identifier}-{name}"'
+        return match[0] if name.startswith("dots-") else ""
+
+    svg = re.sub(r'\sid="([^"]+)"', rename, svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)

@@ -2,62 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nnunet_ext import __version__
 from nnunet_ext.errors import UserError
-from nnunet_ext.evaluation.case import evaluate_pair
 from nnunet_ext.evaluation.cases import CasePair, find_cases, missing_message, model_folder
 from nnunet_ext.evaluation.conventions import Conventions
-from nnunet_ext.evaluation.reading import (
-    LabelMap,
-    UnreadableError,
-    find_reader,
-    geometry_difference,
-    read_label_map,
-)
-from nnunet_ext.evaluation.results import Evaluation
-from nnunet_ext.evaluation.targets import LabelScheme, label_scheme, read_dataset_json
+from nnunet_ext.evaluation.reading import find_reader
+from nnunet_ext.evaluation.results import Evaluation, make_folder
+from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
+from nnunet_ext.evaluation.worker import Job, Record, evaluate_case
 
 Progress = Callable[[int, int, str], None]
-Record = dict[str, Any]
 _EXAMPLES = 5  # references tried when looking for the right reader
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What a worker process needs beside the case."""
-
-    scheme: LabelScheme
-    conventions: Conventions
-    reader: type
-    allow_missing: bool
-    annotated: Mapping[str, Sequence[int | str]]
-    cache: Path | None
-    threads: int
-
-
-class _CaseError(Exception):
-    """A case that cannot be scored; the message names the file."""
 
 
 def find_dataset_json(reference_dir: Path, prediction_dir: Path) -> Path:
     """Look where nnU-Net leaves a ``dataset.json``: beside predictions, in the model folder, above ``labelsTr``.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or a folder does not exist.
     """
+    for role, folder in (("reference", reference_dir), ("prediction", prediction_dir)):
+        if not folder.is_dir():
+            raise UserError(f"{role} folder {folder} does not exist")
     for folder in (prediction_dir, model_folder(prediction_dir), reference_dir.parent):
         if (folder / "dataset.json").is_file():
             return folder / "dataset.json"
@@ -115,15 +88,13 @@ def evaluate_folders(
     reader = find_reader(dataset_json, [pair.reference for pair in cases.pairs[:_EXAMPLES]])
     num_processes = max(1, min(num_processes, len(cases.pairs)))
     if cache_dir is not None:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(cache_dir)
     annotated = dataset_json.get("annotated_labels", {})
-    job = _Job(
-        scheme, conventions, reader, allow_missing, annotated, cache_dir, threads=-1 if num_processes == 1 else 1
-    )
+    job = Job(scheme, conventions, reader, allow_missing, annotated, cache_dir, threads=-1 if num_processes == 1 else 1)
 
     records: list[Record] = []
     problems: list[str] = []
-    for done, (pair, outcome) in enumerate(_run(partial(_evaluate_case, job), cases.pairs, num_processes), start=1):
+    for done, (pair, outcome) in enumerate(_run(partial(evaluate_case, job), cases.pairs, num_processes), start=1):
         if isinstance(outcome, str):
             problems.append(outcome)
         else:
@@ -161,113 +132,3 @@ def _run(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _evaluate_case(job: _Job, pair: CasePair) -> Record | str:
-    """The record of a case, or a sentence on why there is none; runs in a worker process."""
-    fingerprint = _fingerprint(job, pair)
-    stored = None if job.cache is None else job.cache / f"{pair.case}.json"
-    if stored is not None and stored.is_file():
-        try:
-            content = json.loads(stored.read_text(encoding="utf-8"))
-        except ValueError:  # half-written by an interrupted run; it is computed again
-            content = {}
-        if content.get("fingerprint") == fingerprint:
-            return content["record"]
-    try:
-        record = _score(job, pair)
-    except (_CaseError, UnreadableError) as error:
-        return str(error)
-    if stored is not None:
-        stored.write_text(json.dumps({"fingerprint": fingerprint, "record": record}), encoding="utf-8")
-    return record
-
-
-def _fingerprint(job: _Job, pair: CasePair) -> str:
-    """Hash of all that decides a record: the files by size and date, the classes and the conventions."""
-    files = []
-    for path in (pair.reference, pair.prediction):
-        state = path.stat() if path.exists() else None
-        files.append((str(path.resolve()), state and state.st_size, state and state.st_mtime_ns))
-    parts = (
-        __version__,
-        files,
-        pair.fold,
-        asdict(job.scheme),
-        job.conventions.to_dict(),
-        job.reader.__name__,
-        job.allow_missing,
-        job.annotated.get(pair.case),
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _score(job: _Job, pair: CasePair) -> Record:
-    reference = read_label_map(pair.reference, job.reader)
-    _check_labels(reference, pair.reference, job.scheme, may_ignore=True)
-    note = ""
-    try:
-        prediction = _usable_prediction(job, pair, reference)
-    except (_CaseError, UnreadableError) as error:
-        if not job.allow_missing:
-            raise
-        note = f"scored as missed: {error}"
-        prediction = np.zeros_like(reference.array)
-    results = evaluate_pair(
-        reference.array,
-        prediction,
-        reference.spacing,
-        job.scheme,
-        job.conventions,
-        flat=reference.flat,
-        workers=job.threads,
-    )
-    annotated = job.annotated.get(pair.case)
-    classes = {}
-    for target in job.scheme.targets:
-        result = results[target.name]
-        row: dict[str, Any] = {
-            "presence": result.presence,
-            **{key.upper(): value for key, value in asdict(result.counts).items()},
-            "n_ref": result.counts.n_ref,
-            "n_pred": result.counts.n_pred,
-            "volume_ref_ml": result.volume_ref_ml,
-            "volume_pred_ml": result.volume_pred_ml,
-            **result.metrics,
-        }
-        if annotated is not None and not ({target.name, *target.members} & set(annotated)):
-            row |= dict.fromkeys(result.metrics, float("nan")) | {"presence": "unannotated"}
-        classes[target.name] = row
-    return {
-        "case": pair.case,
-        "fold": pair.fold,
-        "reference_file": str(pair.reference),
-        "prediction_file": str(pair.prediction),
-        "spacing": list(reference.spacing),
-        "shape": list(reference.array.shape),
-        "note": note,
-        "classes": classes,
-    }
-
-
-def _usable_prediction(job: _Job, pair: CasePair, reference: LabelMap) -> np.ndarray:
-    if not pair.prediction.is_file():
-        raise _CaseError(f"{pair.prediction} does not exist")
-    prediction = read_label_map(pair.prediction, job.reader)
-    difference = geometry_difference(reference, prediction)
-    if difference:
-        raise _CaseError(f"{pair.prediction} does not lie on the grid of its reference: {difference}")
-    _check_labels(prediction, pair.prediction, job.scheme, may_ignore=False)
-    return prediction.array
-
-
-def _check_labels(label_map: LabelMap, path: Path, scheme: LabelScheme, may_ignore: bool) -> None:
-    declared = [v for v in scheme.labels if may_ignore or v != scheme.ignore]
-    array = label_map.array
-    # Most label maps hold only labels 0..n without gaps, which the maximum settles.
-    if declared == list(range(declared[-1] + 1)) and array.max() <= declared[-1]:
-        return
-    unknown = sorted(set(np.unique(array).tolist()) - set(declared))
-    if unknown:
-        values = ", ".join(str(v) for v in unknown[:5]) + (" and more" if len(unknown) > 5 else "")
-        raise _CaseError(f"{path} holds label {values}, which dataset.json does not declare")

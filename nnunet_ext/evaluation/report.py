@@ -131,8 +131,8 @@ def comparison_report(
             verdicts=_verdicts(results),
             figures=_figures(models, labels, list(dict.fromkeys([*compared, *names]))),
             differences=[
-                (metric(name), Markup(difference_plot([r for r in results if r.metric == name], name)))
-                for name in compared
+                (metric(name), Markup(difference_plot([r for r in results if r.metric == name], name, f"d{i}")))
+                for i, name in enumerate(compared)
             ],
             tables=comparison_tables(models),
             results=[(metric(r.metric), class_name(r.label), r) for r in results],

@@ -177,7 +177,7 @@ class Evaluation:
 
     def save(self, folder: Path) -> None:
         """Write ``summary.json`` and ``metrics.csv`` into a folder, which is made where needed."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         text = json.dumps(self.summary(), indent=4, sort_keys=True)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
         self.table.to_csv(folder / "metrics.csv", index=False)
@@ -189,6 +189,8 @@ class Evaluation:
         Raises:
             UserError: If a file is absent or was not written by ``nnunet-ext evaluate``.
         """
+        if not folder.is_dir():
+            raise UserError(f"result folder {folder} does not exist")
         for inner in (folder, folder / "evaluation"):
             if (inner / "summary.json").is_file() and (inner / "metrics.csv").is_file():
                 folder = inner
@@ -216,6 +218,18 @@ class Evaluation:
             )
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{folder} holds no result of nnunet-ext evaluate ({error!r})") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder and its parents.
+
+    Raises:
+        UserError: If that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the output folder {folder}: {error.strerror}; choose another with -o") from error
 
 
 def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:

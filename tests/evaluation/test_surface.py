@@ -50,6 +50,27 @@ def test_slabs_that_cannot_settle_a_distance_leave_it_to_the_tree(monkeypatch):
         np.testing.assert_allclose(np.sort(found.ref_to_pred), ref_to_pred, atol=1e-9)
 
 
+def test_a_slab_does_not_trust_a_distance_longer_than_its_halo(monkeypatch):
+    monkeypatch.setattr(surface, "_SLAB_VOXELS", 1)
+    monkeypatch.setattr(surface, "_HALO", 2)
+    ref, pred = np.zeros((30, 3, 40), bool), np.zeros((30, 3, 40), bool)
+    ref[7, 1, 0] = True
+    pred[7, 1, 39] = True  # in the slab of planes 0 to 9, 39 voxels away
+    pred[12, 1, 0] = True  # beyond it, 5 voxels away
+    assert surface_distances(ref, pred, (1, 1, 1), method="transform").ref_to_pred == pytest.approx([5.0])
+
+
+def test_points_farther_than_any_of_the_sample_are_found(monkeypatch):
+    monkeypatch.setattr(surface, "_PROBE", 4)
+    rng = np.random.default_rng(2)
+    ref, pred = rng.random((2, 24, 30)) < 0.5
+    pred[:, 12:] = False
+    ref[5, 29] = True
+    found = surface_distances(ref, pred, (1, 1))
+    np.testing.assert_allclose(np.sort(found.ref_to_pred), directed(ref, pred, (1, 1))[1], atol=1e-9)
+    assert np.isfinite(found.ref_to_pred).all()
+
+
 def test_a_costly_tree_is_given_up_for_the_transform(monkeypatch):
     monkeypatch.setattr(surface, "_PROBE", 4)
     monkeypatch.setattr(surface, "_BUILD_S", 0.0)
@@ -98,6 +119,7 @@ def test_bounding_box():
     assert bounding_box(mask) is None
     mask[1, 2, 3] = mask[3, 2, 6] = True
     assert bounding_box(mask) == (slice(1, 4), slice(2, 3), slice(3, 7))
+    assert bounding_box(np.array([0, 2, 0, 3, 0])) == (slice(1, 4),) and bounding_box(np.zeros(3)) is None
     assert bounding_box(mask.astype(np.uint16) * 700) == bounding_box(mask)
 
 
