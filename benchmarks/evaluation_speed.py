@@ -189,7 +189,7 @@ def _status(field: str) -> int:
 
 def folder_of_cases(processes: int, n: int) -> float:
     """Seconds for a folder of compressed label maps of 13 organs."""
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     from nnunet_ext.evaluation.folders import evaluate_folders
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ def require_nnunet() -> str:
         version = metadata.version("nnunetv2")
     except metadata.PackageNotFoundError:
         raise UserError(f"nnunetv2 is not installed: run {install}.") from None
-    major_minor = tuple(int(part) for part in version.split(".")[:2])
+    major_minor = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if not NNUNET_VERSIONS[0] <= major_minor < NNUNET_VERSIONS[1]:
         old_or_new = "old" if major_minor < NNUNET_VERSIONS[0] else "new"
         raise UserError(f"nnunetv2 {version} is too {old_or_new} for nnunet_ext {__version__}: run {install}.")
@@ -128,3 +129,5 @@ def examine() -> Iterator[Finding]:
             yield Finding(subject, True, str(check()))
         except UserError as error:
             yield Finding(subject, False, str(error))
+        except (ImportError, OSError) as error:  # a package is missing, or its libraries cannot be loaded
+            yield Finding(subject, False, f"{type(error).__name__}: {error}: reinstall with pip install nnunet_ext.")

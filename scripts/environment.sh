@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes .venv beside this folder, with the project in it, unless it is there already.
-# PYTHON chooses the interpreter (3.10 or newer). An activated environment that has the project is used as it is.
+# PYTHON chooses the interpreter (3.10 or newer).
 
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 environment="$project/.venv"
@@ -26,7 +26,7 @@ make_environment() {
     local python
     python="$(find_python)"
     echo "Installing into $environment (PyTorch with CUDA: about 6 GB, some minutes) ..."
-    [ -x "$environment/bin/python" ] || "$python" -m venv "$environment"
+    "$environment/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$environment"
     "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -e "$project${1:+[$1]}"
     cp "$project/pyproject.toml" "$mark"
 }

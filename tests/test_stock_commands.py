@@ -8,7 +8,7 @@ from tests.conftest import PLANS
 TRAINER = "nnUNetTrainerRefinedGAN_1epochs_2iters"
 
 
-def test_train_continue_validate_predict_export(dataset, tmp_path):
+def test_train_continue_export_install_predict(dataset, tmp_path):
     options = ["3d_fullres", "0", "-tr", TRAINER, "-p", PLANS, "-device", "cpu"]
     log = dataset.run("nnUNetv2_train", dataset.id, *options, "--npz").stdout
     assert "Helper networks that start from random weights: discriminator_1, discriminator_2" in log
@@ -18,14 +18,18 @@ def test_train_continue_validate_predict_export(dataset, tmp_path):
     assert list(validation.glob("*.npz"))
     assert (model / "fold_0" / "loss_terms.png").exists()
 
-    # --c after the end repeats nothing and validates again; --val likewise
+    # --c after the end trains no more, and validates again
     shutil.rmtree(validation)
     assert "Epoch 0" not in dataset.run("nnUNetv2_train", dataset.id, *options, "--c").stdout
     assert (validation / "summary.json").exists()
 
-    predict = ["-d", dataset.id, "-c", "3d_fullres", "-f", 0, "-tr", TRAINER, "-p", PLANS, "-device", "cpu"]
-    images = dataset.raw / "imagesTs"
-    dataset.run("nnUNetv2_predict", "-i", images, "-o", tmp_path / "predicted", *predict, "-npp", 1, "-nps", 1)
+    # the model travels as a file, and predicts where only nnU-Net and this package are installed
+    selection = ["-c", "3d_fullres", "-f", 0, "-tr", TRAINER, "-p", PLANS]
+    dataset.run("nnUNetv2_export_model_to_zip", "-d", dataset.id, "-o", tmp_path / "model.zip", *selection)
+    shutil.rmtree(dataset.results)
+    dataset.run("nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
+    command = ["nnUNetv2_predict", "-i", dataset.raw / "imagesTs", "-o", tmp_path / "predicted", "-d", dataset.id]
+    dataset.run(*command, *selection, "-device", "cpu", "-npp", 1, "-nps", 1)
     assert [path.name for path in (tmp_path / "predicted").glob("*.nii.gz")] == ["phantomabdomen_006.nii.gz"]
 
 

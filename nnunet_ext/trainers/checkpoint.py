@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ EXTENSION_KEY = "nnunet_ext"
 def write_checkpoint(checkpoint: dict[str, Any], filename: str | os.PathLike[str]) -> None:
     """Write ``checkpoint`` so that ``filename`` is at every moment either the old file or the whole new one."""
     path = Path(filename)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.partial")  # one name: what a killed run left is written over
     try:
         with partial.open("wb") as file:
             torch.save(checkpoint, file)
@@ -44,7 +43,11 @@ def read_checkpoint(filename: str | os.PathLike[str], trainer_name: str) -> dict
     """
     try:
         checkpoint = torch.load(filename, map_location="cpu", weights_only=False)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint {filename}: train first, with checkpointing on.") from None
+    except PermissionError:
+        raise UserError(f"The checkpoint {filename} may not be read: change its permissions.") from None
+    except Exception as error:  # whatever torch and pickle raise for the many ways a file can be damaged
         raise UserError(
             f"The checkpoint {filename} cannot be read, it is probably truncated: delete it and continue from an "
             "earlier one with --c."

@@ -29,7 +29,7 @@ class ExtendedTrainer(nnUNetTrainer):
     """``nnUNetTrainer`` with helper networks that train, save and resume with it.
 
     A trainer derived from this one overrides :meth:`check_supported` and :meth:`build_helpers`, and in its
-    ``train_step`` uses :meth:`to_device`, :meth:`autocast`, :meth:`generator_step` and :meth:`step_output`.
+    ``train_step`` uses :meth:`to_device`, :meth:`autocast`, :meth:`network_step` and :meth:`step_output`.
     """
 
     def __init__(
@@ -56,14 +56,19 @@ class ExtendedTrainer(nnUNetTrainer):
 
     # ---- building blocks for derived trainers ----
 
-    def make_helper(self, module: nn.Module, optimizer: OptimizerFactory, initial_lr: float) -> HelperNetwork:
-        """Make a helper network on this trainer's device with nnU-Net's learning rate schedule."""
+    def make_helper(
+        self, module: nn.Module, optimizer: OptimizerFactory, initial_lr: float, may_compile: bool = True
+    ) -> HelperNetwork:
+        """Make a helper network on this trainer's device with nnU-Net's learning rate schedule.
+
+        ``may_compile``: use ``torch.compile`` where nnU-Net does.
+        """
         return HelperNetwork(
             module,
             optimizer,
             self.device,
             scheduler=lambda made: PolyLRScheduler(made, initial_lr, self.num_epochs),
-            compile_module=self._do_i_compile(),
+            compile_module=may_compile and self._do_i_compile(),
         )
 
     def to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:

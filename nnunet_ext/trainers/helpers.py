@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import distributed as dist
 from torch import nn
-from torch.amp.grad_scaler import GradScaler
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
@@ -51,6 +50,11 @@ def average_gradients(module: nn.Module) -> None:
         gradient.copy_(chunk.view_as(gradient))
 
 
+def _new_grad_scaler() -> Any:
+    """A gradient scaler for cuda, in torch before 2.3 as well, which nnU-Net supports too."""
+    return torch.amp.GradScaler("cuda") if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler()
+
+
 class HelperNetwork:
     """A network with its optimiser, schedule and gradient scaler, saved and resumed as one.
 
@@ -59,7 +63,7 @@ class HelperNetwork:
         optimizer: makes the optimiser from the parameters.
         device: where the training runs; on cuda a gradient scaler is used, as nnU-Net does.
         scheduler: makes the learning rate schedule; its ``step`` takes the epoch, as nnU-Net's do.
-        compile_module: run through ``torch.compile``.
+        compile_module: run through ``torch.compile``; pays for large networks only, and freezing compiles once more.
         max_gradient_norm: gradients are clipped to this norm, nnU-Net's own value by default.
     """
 
@@ -77,10 +81,12 @@ class HelperNetwork:
             if device.type == "cuda":
                 self.module = nn.SyncBatchNorm.convert_sync_batchnorm(self.module)
             broadcast_from_first_rank(self.module)
-        self._forward: Callable[..., torch.Tensor] = torch.compile(self.module) if compile_module else self.module
+        self._forward: Callable[..., torch.Tensor] = (
+            torch.compile(self.module, dynamic=False) if compile_module else self.module
+        )
         self.optimizer = optimizer(self.module.parameters())
         self.scheduler = scheduler(self.optimizer) if scheduler is not None else None
-        self.grad_scaler = GradScaler("cuda") if device.type == "cuda" else None
+        self.grad_scaler = _new_grad_scaler() if device.type == "cuda" else None
         self.max_gradient_norm = max_gradient_norm
         self.was_restored = False
 
@@ -91,11 +97,13 @@ class HelperNetwork:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Within this context gradients pass through the network but not into its weights."""
+        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self.module.requires_grad_(False)
         try:
             yield
         finally:
-            self.module.requires_grad_(True)
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
     def step(self, loss: torch.Tensor) -> None:
         """One step of the optimiser down the gradient of ``loss`` (scalar)."""

@@ -18,6 +18,8 @@ from nnunet_ext.plugin.startup import VARIABLE, plugin_folder
 from nnunet_ext.trainers.registry import TRAINERS
 from nnunet_ext.trainers.run_length import run_length_variant, split_run_length
 
+_PREFIX = "nnUNetTrainer"
+_STOCK_PACKAGE = "nnunetv2.training.nnUNetTrainer"
 _variants: dict[str, type[nnUNetTrainer]] = {}
 
 
@@ -31,35 +33,33 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
     Raises:
         AttributeError: there is no such trainer.
     """
-    if name in TRAINERS:
-        return getattr(importlib.import_module(TRAINERS[name].module), name)
+    if name in _variants:
+        return _variants[name]
+    found = _find_as_it_is(name)
+    if found is not None:
+        return found
     base_name, epochs, iterations = split_run_length(name)
-    if epochs is None and iterations is None:
-        raise AttributeError(f"there is no trainer called {name}")
-    if name not in _variants:
-        base = TRAINERS.get(base_name)
-        base_class = find_trainer(base_name) if base is not None else _find_elsewhere(base_name)
-        if base_class is None:
-            raise AttributeError(f"there is no trainer called {base_name}")
-        _variants[name] = run_length_variant(name, base_class, epochs, iterations)
-    return _variants[name]
+    # A class may be called like a variant itself: nnUNetTrainerBenchmark_5epochs_10iters.
+    for base_name_here, epochs_here in ((f"{base_name}_{epochs}epochs", None), (base_name, epochs)):
+        if epochs_here is None and iterations is None:
+            continue
+        base = _find_as_it_is(base_name_here)
+        if base is not None:
+            _variants[name] = run_length_variant(name, base, epochs_here, iterations)
+            return _variants[name]
+    raise AttributeError(f"there is no trainer called {name}")
 
 
 def did_you_mean(name: str) -> str:
     """A sentence that names the closest known trainers, for a name that was not found."""
-    base_name, _, _ = split_run_length(name)
-    known = sorted({*TRAINERS, *_stock_names()})
-    # Trainer names share a long prefix, which would make all of them look alike.
-    prefix = "nnUNetTrainer"
-    by_tail = {known_name.removeprefix(prefix).lower(): known_name for known_name in known}
-    close = difflib.get_close_matches(base_name.removeprefix(prefix).lower(), by_tail, n=3, cutoff=0.5)
-    if not close:
-        close = [tail for tail, known_name in by_tail.items() if known_name.lower() == base_name.lower()]
+    base_name = split_run_length(name)[0]
     suffix = name[len(base_name) :]
-    suggestions = " or ".join(by_tail[tail] + suffix for tail in close)
-    return f"There is no trainer called {name}: " + (
-        f"did you mean {suggestions}?" if suggestions else "see nnunet-ext trainers for the names."
-    )
+    # Trainer names share a long prefix, which would make all of them look alike; case is what people get wrong.
+    by_tail = {known.removeprefix(_PREFIX).lower(): known for known in sorted({*TRAINERS, *_stock_names()})}
+    wanted = base_name.lower().removeprefix(_PREFIX.lower())
+    close = [by_tail[tail] + suffix for tail in difflib.get_close_matches(wanted, by_tail, n=3, cutoff=0.5)]
+    advice = f"did you mean {' or '.join(close)}?" if close else "nnunet-ext trainers lists ours."
+    return f"There is no trainer called {name}: {advice}"
 
 
 def find_for_nnunet(name: str) -> type[nnUNetTrainer]:
@@ -72,29 +72,17 @@ def find_for_nnunet(name: str) -> type[nnUNetTrainer]:
     try:
         return find_trainer(name)
     except AttributeError:
-        if name.startswith("nnUNetTrainer") and _is_last_folder():
+        if name.startswith(_PREFIX) and _is_last_folder():
             raise UserError(did_you_mean(name)) from None
         raise
 
 
-def _other_folders() -> Iterator[str]:
-    """The folders of ``nnUNet_extTrainer`` that are not ours."""
-    for part in os.environ.get(VARIABLE, "").split(os.pathsep):
-        if part.strip() and Path(part).exists() and not Path(part).samefile(plugin_folder()):
-            yield part
-
-
-def _is_last_folder() -> bool:
-    parts = [p for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p.strip() and Path(p).exists()]
-    return bool(parts) and Path(parts[-1]).samefile(plugin_folder())
-
-
-def _find_elsewhere(name: str) -> type[nnUNetTrainer] | None:
-    """Search stock nnU-Net, then the other folders, in nnU-Net's own order."""
+def _find_as_it_is(name: str) -> type[nnUNetTrainer] | None:
+    """The class of this very name: ours, stock nnU-Net's, then those of other folders."""
+    if name in TRAINERS:
+        return getattr(_import(TRAINERS[name].module), name)
     stock = Path(nnunetv2.__path__[0])
-    found = recursive_find_python_class(
-        str(stock / "training" / "nnUNetTrainer"), name, "nnunetv2.training.nnUNetTrainer", str(stock)
-    )
+    found = recursive_find_python_class(str(stock / "training" / "nnUNetTrainer"), name, _STOCK_PACKAGE, str(stock))
     for folder in _other_folders():
         if found is not None:
             break
@@ -104,10 +92,32 @@ def _find_elsewhere(name: str) -> type[nnUNetTrainer] | None:
     return found
 
 
+def _import(module: str) -> object:
+    try:
+        return importlib.import_module(module)
+    except AttributeError as error:
+        # nnU-Net searches with hasattr, which would take this for "there is no such trainer".
+        raise ImportError(f"{module} cannot be imported: {error}") from error
+
+
+def _folders() -> list[str]:
+    """The folders that nnU-Net searches beside its own, in its order."""
+    parts = os.environ.get(VARIABLE, "").split(os.pathsep)
+    return [part for part in parts if part.strip() and Path(part).exists()]
+
+
+def _other_folders() -> Iterator[str]:
+    return (folder for folder in _folders() if not Path(folder).samefile(plugin_folder()))
+
+
+def _is_last_folder() -> bool:
+    folders = _folders()
+    return bool(folders) and Path(folders[-1]).samefile(plugin_folder())
+
+
 def _stock_names() -> set[str]:
     """Names of all stock trainers."""
-    package = "nnunetv2.training.nnUNetTrainer"
-    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+    for module in pkgutil.walk_packages(importlib.import_module(_STOCK_PACKAGE).__path__, f"{_STOCK_PACKAGE}."):
         importlib.import_module(module.name)
     names, queue = set(), [nnUNetTrainer]
     while queue:

@@ -14,7 +14,7 @@ from torch import nn
 
 from nnunet_ext.data.targets import target_maps
 from nnunet_ext.errors import UserError
-from nnunet_ext.losses.adversarial import GeneratorForm, discriminator_loss, generator_loss
+from nnunet_ext.losses.adversarial import GeneratorForm, GeneratorLoss, discriminator_loss
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.trainers.extended import ExtendedTrainer
 from nnunet_ext.trainers.helpers import HelperNetwork
@@ -29,8 +29,9 @@ class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
 
     # Weight of the adversarial term of each discriminated output. Eq. 2 prints none; w2 of Eq. 4 is taken for both.
     adversarial_weights: tuple[float, ...] = (0.001,)
-    # Eq. 2 and 4 print log(1 - D), the saturating form.
-    generator_form: GeneratorForm = "saturating"
+    # Eq. 2 and 4 print log(1 - D), "saturating". -log D has the same fixed point and a gradient that does not vanish
+    # when the discriminator is sure, as it is early on; measured, it is no worse (benchmarks/results).
+    generator_form: GeneratorForm = "non_saturating"
     # "stock": nnU-Net's region loss (Dice + CE). "dice": the text's "measured by dice function" alone.
     basic: Literal["stock", "dice"] = "stock"
     # Weights of the basic loss on the outputs, finest first, zero for the rest; None: nnU-Net's falling weights.
@@ -44,20 +45,24 @@ class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
         outputs = len(self._get_deep_supervision_scales()) if self.enable_deep_supervision else 1
         if outputs < len(self.adversarial_weights):
             raise UserError(
-                f"{type(self).__name__} needs {len(self.adversarial_weights)} deep-supervision outputs, but "
-                f"configuration {self.configuration_name} has {outputs}: use nnUNetTrainerAuxiliaryGAN, or plans "
-                "with more resolution stages and deep supervision on."
+                f"{type(self).__name__} needs {len(self.adversarial_weights)} output(s) of deep supervision, but "
+                f"configuration {self.configuration_name} has {outputs}: use plans with more resolution stages and "
+                "deep supervision on, or a trainer with fewer discriminators (nnUNetTrainerAuxiliaryGAN, "
+                "nnUNetTrainer)."
             )
 
     def build_helpers(self) -> dict[str, HelperNetwork]:
         """One discriminator of the same design for each discriminated output."""
+        self.adversarial_loss = GeneratorLoss(self.generator_form)
         scales = self._get_deep_supervision_scales() or [[1.0] * len(self.configuration_manager.patch_size)]
         optimizer = partial(torch.optim.Adam, lr=self.discriminator_lr, betas=self.discriminator_betas)
         helpers = {}
         for i in range(len(self.adversarial_weights)):
             spacing = [s / scale for s, scale in zip(self.configuration_manager.spacing, scales[i], strict=True)]
             module = PatchDiscriminator(self.label_manager.num_segmentation_heads, spacing)
-            helpers[f"discriminator_{i + 1}"] = self.make_helper(module, optimizer, self.discriminator_lr)
+            helpers[f"discriminator_{i + 1}"] = self.make_helper(
+                module, optimizer, self.discriminator_lr, may_compile=False
+            )
         return helpers
 
     def _build_loss(self) -> nn.Module:
@@ -79,7 +84,7 @@ class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
         """Probabilities and ground truth as maps (B, C, *spatial), zero in ignored voxels."""
         has_regions = self.label_manager.has_regions
         real, mask = target_maps(target, logits.shape[1], self.label_manager.ignore_label, has_regions)
-        fake = torch.sigmoid(logits.float()) if has_regions else torch.softmax(logits.float(), 1)
+        fake = torch.sigmoid(logits) if has_regions else torch.softmax(logits, 1)
         return real, fake if mask is None else fake * mask
 
     def train_step(self, batch: dict) -> dict:
@@ -88,6 +93,13 @@ class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             outputs = self.network(data)
+            # From here on the discriminated outputs are float32: the gradients of all terms are summed in float32
+            # before they go back into half precision, where the small adversarial ones alone would vanish.
+            if self.enable_deep_supervision:
+                judged = len(self.adversarial_weights)
+                outputs = [output.float() if i < judged else output for i, output in enumerate(outputs)]
+            else:
+                outputs = outputs.float()
             basic = self.loss(outputs, target)
         scales = list(zip(outputs, target, strict=True)) if self.enable_deep_supervision else [(outputs, target)]
 
@@ -96,21 +108,21 @@ class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
         for i, (weight, (name, discriminator)) in enumerate(
             zip(self.adversarial_weights, self.helpers.items(), strict=True)
         ):
+            # The discriminators run outside autocast, in float32.
             real, fake = self._discriminator_inputs(*scales[i])
-            with self.autocast():
-                real_logits = discriminator(real)
-                fake_logits = discriminator(fake.detach())
-                discriminator_term = discriminator_loss(real_logits, fake_logits)
+            real_logits = discriminator(real)
+            fake_logits = discriminator(fake.detach())
+            discriminator_term = discriminator_loss(real_logits, fake_logits)
             discriminator.step(discriminator_term)
             del real
-            with self.autocast(), discriminator.frozen():
-                adversarial = generator_loss(discriminator(fake), self.generator_form)
+            with discriminator.frozen():
+                adversarial = self.adversarial_loss(discriminator(fake))
             loss = loss + weight * adversarial
             terms |= {
                 name: discriminator_term,
                 f"adversarial_{i + 1}": adversarial,
-                f"probability_real_{i + 1}": torch.sigmoid(real_logits.detach().float()).mean(),
-                f"probability_fake_{i + 1}": torch.sigmoid(fake_logits.detach().float()).mean(),
+                f"probability_real_{i + 1}": torch.sigmoid(real_logits.detach()).mean(),
+                f"probability_fake_{i + 1}": torch.sigmoid(fake_logits.detach()).mean(),
             }
         self.network_step(loss)
         return self.step_output(loss, terms)

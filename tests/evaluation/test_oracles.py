@@ -72,7 +72,7 @@ CHAOS_SAMPLE = os.environ.get("NNUNET_EXT_CHAOS_SAMPLE")
 @pytest.mark.skipif(CHAOS_SAMPLE is None, reason="set NNUNET_EXT_CHAOS_SAMPLE to the sample case of CHAOS-evaluation")
 def test_chaos_sample_case():
     """Needs reference.nii.gz and segmentation.nii.gz in that folder, of 2.0 x 0.7265625 x 0.7265625 mm."""
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     maps = []
     for name in ("reference", "segmentation"):

@@ -126,14 +126,19 @@ def test_truncated_foreign_and_wrong_checkpoints_are_one_sentence(dataset, tmp_p
     truncated.write_bytes(good.read_bytes()[:-1000])
     empty = tmp_path / "empty.pth"
     empty.touch()
-    for path in (truncated, empty):
+    zeros = tmp_path / "zeros.pth"  # typical after a power cut
+    zeros.write_bytes(bytes(len(good.read_bytes())))
+    for path in (truncated, empty, zeros):
         with pytest.raises(UserError, match=f"{path.name} cannot be read"):
             trainer.load_checkpoint(str(path))
 
-    other = build(dataset, "nnUNetTrainer_3iters")
+    with pytest.raises(UserError, match="There is no checkpoint"):
+        trainer.load_checkpoint(str(tmp_path / "checkpoint_best.pth"))
+
+    other = build(dataset, "nnUNetTrainer")
     other.initialize()
     other.save_checkpoint(str(tmp_path / "stock.pth"))
-    with pytest.raises(UserError, match=r"written by nnUNetTrainer_3iters .* -pretrained_weights"):
+    with pytest.raises(UserError, match=r"written by nnUNetTrainer and .* -pretrained_weights"):
         trainer.load_checkpoint(str(tmp_path / "stock.pth"))
     torch.save({"epoch": 3}, tmp_path / "foreign.pth")
     with pytest.raises(UserError, match="not an nnU-Net checkpoint"):
@@ -157,6 +162,12 @@ def test_a_checkpoint_without_our_key_resumes_with_fresh_helpers(dataset, tmp_pa
     assert not any(helper.was_restored for helper in resumed.helpers.values())
 
 
+def test_what_a_killed_write_left_is_written_over(dataset, tmp_path):
+    (tmp_path / "c.pth.partial").write_bytes(b"half")
+    trained_a_step(dataset).save_checkpoint(str(tmp_path / "c.pth"))
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != "" and path.is_file()] == ["c.pth"]
+
+
 def test_disabled_checkpointing_writes_nothing(dataset, tmp_path):
     trainer = trained_a_step(dataset, disable_checkpointing=True)
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
@@ -166,7 +177,7 @@ def test_disabled_checkpointing_writes_nothing(dataset, tmp_path):
 def test_stock_checkpoint_starts_a_run_as_pretrained_weights(dataset, tmp_path):
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    stock = build(dataset, "nnUNetTrainer_3iters")
+    stock = build(dataset, "nnUNetTrainer")
     stock.initialize()
     stock.save_checkpoint(str(tmp_path / "stock.pth"))
     trainer = build(dataset, NAME)

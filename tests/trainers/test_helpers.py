@@ -1,6 +1,7 @@
 """Helper networks: their state, freezing, and synchronisation over two processes."""
 
 import copy
+import functools
 import os
 
 import pytest
@@ -9,6 +10,8 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch import nn
 
+from nnunet_ext.losses.adversarial import discriminator_loss, generator_loss
+from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.trainers.helpers import HelperNetwork
 
 CPU = torch.device("cpu")
@@ -47,6 +50,47 @@ def test_frozen_passes_gradients_through_but_keeps_none():
     loss.backward()  # outside the context, as a trainer does once for all terms
     assert x.grad.abs().sum() > 0
     assert all(p.grad is None and p.requires_grad for p in helper.module.parameters())
+
+
+def test_what_was_frozen_for_good_stays_frozen():
+    helper = HelperNetwork(network(), adam, CPU)
+    helper.module[0].requires_grad_(False)
+    with helper.frozen():
+        assert not any(p.requires_grad for p in helper.module.parameters())
+    assert [p.requires_grad for p in helper.module.parameters()] == [False, False, True, True, True, True]
+
+
+def test_compiled_helper_is_the_same_network(monkeypatch):
+    # The default backend needs a C++ compiler; what can differ, tracing and its gradients, is in this one too.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    made = {}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        module = PatchDiscriminator(2, (1.0, 1.0))
+        helper = HelperNetwork(module, adam, CPU, compile_module=compiled)
+        torch.manual_seed(1)
+        for _ in range(3):
+            fake = torch.rand(2, 2, 24, 24, requires_grad=True)
+            helper.step(discriminator_loss(helper(torch.rand(2, 2, 24, 24)), helper(fake.detach())))
+            with helper.frozen():
+                generator_loss(helper(fake)).backward()
+        made[compiled] = [*(p.detach() for p in module.parameters()), *(p.grad for p in module.parameters()), fake.grad]
+    for got, expected in zip(made[True], made[False], strict=True):
+        assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="gradient scalers exist on cuda only")
+def test_gradient_scaler_is_used_and_resumed():
+    cuda = torch.device("cuda")
+    helper = HelperNetwork(network(), adam, cuda, compile_module=True)
+    for _ in range(3):
+        with torch.autocast("cuda"):
+            loss = helper(torch.randn(8, 3, device=cuda)).float().square().mean()
+        helper.step(loss)
+    resumed = HelperNetwork(network(1), adam, cuda)
+    resumed.load_state_dict(helper.state_dict())
+    assert resumed.grad_scaler.state_dict() == helper.grad_scaler.state_dict()
+    assert resumed.grad_scaler.state_dict()["_growth_tracker"] == 3
 
 
 def test_gradients_are_clipped():

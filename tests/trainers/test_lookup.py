@@ -1,5 +1,6 @@
 """Names: ours, stock ones, other folders, run lengths, and names that do not exist."""
 
+import importlib
 import os
 import pickle
 
@@ -21,7 +22,7 @@ def test_stock_search_finds_each_trainer_and_it_pickles(name):
     assert found.__name__ == name
     assert found.__module__ == TRAINERS[name].module
     assert pickle.loads(pickle.dumps(found)) is found
-    assert TRAINERS[name].paper in (found.__doc__ or "") or TRAINERS[name].summary
+    assert all(TRAINERS[name].details().values())
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,25 @@ def test_variant_pickles_and_is_one_class():
     variant = find_as_nnunet("nnUNetTrainerRefinedGAN_2epochs")
     assert pickle.loads(pickle.dumps(variant)) is variant
     assert find_trainer("nnUNetTrainerRefinedGAN_2epochs") is variant
+
+
+def test_stock_names_and_suffixes_on_names_that_look_like_variants():
+    assert find_trainer("nnUNetTrainer") is nnUNetTrainer
+    variant = find_trainer("nnUNetTrainerBenchmark_5epochs_10iters")
+    assert variant.__mro__[1].__name__ == "nnUNetTrainerBenchmark_5epochs"
+    with pytest.raises(AttributeError, match="no trainer called nnUNetTrainerNone_3epochs"):
+        find_trainer("nnUNetTrainerNone_3epochs")
+
+
+def test_an_error_inside_our_module_is_not_taken_for_a_wrong_name(monkeypatch):
+    def broken(module, import_module=importlib.import_module):
+        if module.startswith("nnunet_ext."):
+            raise AttributeError("module 'torch' has no attribute 'something'")
+        return import_module(module)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(ImportError, match="no attribute 'something'"):
+        find_as_nnunet("nnUNetTrainerRefinedGAN")
 
 
 def test_a_stock_variant_of_the_name_wins():

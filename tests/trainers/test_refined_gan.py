@@ -60,7 +60,8 @@ SETTINGS = {
     "ignore label": {"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}},
     "regions": {"labels": REGIONS},
     "regions with ignore label": {"labels": {**REGIONS, "ignore": 3}},
-    "other form": {"generator_form": "non_saturating"},
+    "saturating": {"generator_form": "saturating"},
+    "non-saturating": {"generator_form": "non_saturating"},
     "strong": {"adversarial_weights": (0.5, 0.3)},
 }
 
@@ -68,8 +69,6 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_step_is_equations_4_to_6(dataset, setting):
     trainer = build(dataset, GAN, **SETTINGS[setting])
-    if setting == "3d":  # both forms are checked whatever the default
-        trainer.generator_form = "saturating"
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
     batch = random_batch(trainer)
@@ -88,10 +87,12 @@ def test_a_step_is_equations_4_to_6(dataset, setting):
     for helper, expected in zip(trainer.helpers.values(), discriminators, strict=True):
         for p, q in zip(helper.module.parameters(), expected.parameters(), strict=True):
             assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-7)  # of Eq. 5 alone, not of Eq. 4
-            assert torch.allclose(p, q, atol=2.1 * trainer.discriminator_lr)  # Adam's first step is +- the rate
+            clear = q.grad.abs() > 1e-5  # Adam's first step is the rate, with the sign of the gradient
+            assert clear.any()
+            assert torch.allclose(p[clear], q[clear], atol=0.1 * trainer.discriminator_lr)
 
 
-def test_ignored_voxels_reach_neither_loss_nor_discriminator(dataset):
+def test_ignored_voxels_do_not_reach_the_discriminator(dataset):
     labels = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
     results = []
     for changed in (False, True):
@@ -101,7 +102,7 @@ def test_ignored_voxels_reach_neither_loss_nor_discriminator(dataset):
         batch = random_batch(trainer)
         real, fake = trainer._discriminator_inputs(
             torch.randn(2, 3, *batch["target"][0].shape[2:], generator=torch.Generator().manual_seed(7))
-            + (1000.0 * (batch["target"][0] == 3) if changed else 0.0),
+            + torch.tensor([10.0 * changed, 0.0, 0.0]).view(1, 3, 1, 1, 1) * (batch["target"][0] == 3),
             batch["target"][0],
         )
         results.append((real, fake))
@@ -148,7 +149,7 @@ def test_a_plan_with_one_output_is_refused_in_one_sentence(dataset):
         arguments |= {"n_stages": 2, "features_per_stage": [4, 8], "n_conv_per_stage": [1, 1]}
         arguments |= {"n_conv_per_stage_decoder": [1], "kernel_sizes": [[3] * 3] * 2, "strides": [[1] * 3, [2] * 3]}
 
-    with pytest.raises(UserError, match="needs 2 deep-supervision outputs, but configuration 3d_fullres has 1"):
+    with pytest.raises(UserError, match=r"needs 2 output\(s\) of deep supervision, but configuration 3d_fullres has 1"):
         build(dataset, GAN, change_plans=two_stages).initialize()
     with pytest.raises(UserError, match="has 1"):
         build(dataset, GAN, enable_deep_supervision=False).initialize()
@@ -182,6 +183,8 @@ def test_basic_dice_has_no_cross_entropy_and_weights_follow_equation_4(dataset):
     assert trainer.loss(outputs, batch["target"]).item() == pytest.approx(expected.item(), rel=1e-4)
     with pytest.raises(UserError, match="basic must be"):
         build(dataset, GAN, basic="focal").initialize()
+    with pytest.raises(ValueError, match="form must be"):
+        build(dataset, GAN, generator_form="hinge").initialize()
 
 
 def test_the_network_is_that_of_stock_nnunet(dataset, tmp_path):
@@ -224,6 +227,7 @@ def test_mixed_precision_keeps_the_adversarial_terms_in_float32(dataset, monkeyp
         monkeypatch.setattr(helper, "step", lambda loss, step=step: (seen.append(loss.dtype), step(loss)))
     output = trainer.train_step(batch)
     assert seen == [torch.float32, torch.float32]
+    assert all(torch.isfinite(p).all() for helper in trainer.helpers.values() for p in helper.module.parameters())
     for name, value in full.items():
         assert output[name] == pytest.approx(value, rel=0.05, abs=0.02), name
 
