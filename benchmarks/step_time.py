@@ -121,8 +121,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
+    # Memory first: a child process starts with the peak of its parent, which is small as long as it has done nothing.
+    memory = {name: peak_memory(arguments, name) for name in (STOCK, *arguments.trainers)}
     seconds = measure_time(arguments)
-    memory = {name: peak_memory(arguments, name) for name in seconds}
     stock = float(np.median(seconds[STOCK]))
     result = {
         "machine": arguments.machine,

@@ -26,6 +26,7 @@ PLANS = "nnUNetPlansSmall"
 FEATURES_PER_STAGE = [8, 16, 32, 64, 64, 64, 64]
 BATCH_SIZE = 2
 PHANTOM_TASK = "Task90_PhantomAbdomen"
+PHANTOM_SHAPE = (16, 40, 40)  # coarse, so that a CPU learns it in minutes
 
 _console = Console(soft_wrap=True)
 
@@ -181,7 +182,9 @@ def _write_phantom(task: Path, hidden_labels: Path) -> None:
         _skip(title, task)
         return
     _console.rule(title)
-    layout = write_msd(task.parent, task=task.name, cases=12, test_cases=3, seed=1, hidden_labels=hidden_labels)
+    layout = write_msd(
+        task.parent, task=task.name, cases=12, test_cases=3, shape=PHANTOM_SHAPE, seed=1, hidden_labels=hidden_labels
+    )
     finished.touch()
     _console.print(f"{len(layout.train)} labelled cases and {len(layout.test)} test cases: {layout.folder}")
 
