@@ -7,17 +7,19 @@ where ITK would return whatever it could decompress.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from isal import igzip
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 
@@ -74,7 +76,7 @@ class Volume:
 
 
 def _short(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{v:g}" for v in values) + ")"
+    return "(" + ", ".join(f"{v + 0.0:g}" for v in values) + ")"
 
 
 def is_nifti(path: Path) -> bool:
@@ -176,7 +178,7 @@ def _nifti_length(path: Path) -> int:
 def _decompressed_length(path: Path) -> int:
     length = 0
     try:
-        with gzip.open(path) as stream:
+        with igzip.open(path) as stream:
             while chunk := stream.read(1 << 22):
                 length += len(chunk)
     except (EOFError, OSError, zlib.error) as error:
@@ -206,7 +208,7 @@ def read_volume(path: Path) -> Volume:
 def _nifti_voxels(path: Path) -> np.ndarray:
     kind = type(_load_nifti(path))
     try:
-        with gzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
+        with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
             image = kind.from_stream(stream)
             voxels = image.dataobj
             assert isinstance(voxels, ArrayProxy)
@@ -222,7 +224,8 @@ def _nifti_voxels(path: Path) -> np.ndarray:
 def write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Write ``(z, y, x)`` voxels; the file appears under its name only when it is complete.
 
-    Compression is zlib's fastest: a few per cent larger than the default of ITK, several times faster.
+    Compression is ISA-L's fastest: a few per cent larger than that of ITK, several times faster. The same voxels
+    give the same bytes.
     """
     affine = np.eye(4)
     to_ras = np.diag([-1.0, -1.0, 1.0])
@@ -232,9 +235,20 @@ def write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
+    with replaced_when_complete(path) as temporary, temporary.open("wb") as raw:
+        if nifti_ending(path) == ".nii":
+            image.to_stream(raw)
+        else:
+            with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
+                image.to_stream(stream)
+
+
+@contextmanager
+def replaced_when_complete(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write to; it takes the name ``path`` if nothing is raised, else it is removed."""
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        nib.save(image, temporary)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 from dataset_truth import assert_equals, snapshot
 
-from dataset_conversion.engine import Options
+from dataset_conversion.options import Options
 from dataset_conversion.msd import convert_msd
 from nnunet_ext.errors import UserError
 from nnunet_ext.phantom.contrast import CT, MR_T1_IN_PHASE
