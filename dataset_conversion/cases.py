@@ -99,7 +99,8 @@ class FileCase(Case):
         channels = [self._respaced(channel) for channel in _split_channels(image)]
         if self.label is None:
             return Scan(channels)
-        label, warnings = on_grid_of(_read(self.label, check), channels[0].geometry, self.label)
+        label = _read(self.label, "full" if self.any_foreground else check)
+        label, warnings = on_grid_of(label, channels[0].geometry, self.label)
         if self.any_foreground and label.array is not None and np.any(label.array > 1):
             label = Volume(label.geometry, (label.array > 0).astype(np.uint8))
         return Scan(channels, label, warnings)

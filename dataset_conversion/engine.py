@@ -292,7 +292,10 @@ class _Job:
         if found is None or found.plausible:
             return
         organ = next(name for name, number in self.dataset.labels.items() if number == value)
-        measured = f"the image under {organ} has median {found.median:.0f} and interquartile range {found.spread:.3g}"
+        measured = (
+            f"the image under {organ} has median {found.median:.0f} and its 5th and 95th percentile are "
+            f"{found.spread:.3g}{' medians' if expected.relative else ''} apart"
+        )
         if found.better and not self.options.force:
             raise UserError(
                 f"{path} does not lie on its image ({measured}), but would if flipped along {found.better}; "
@@ -467,6 +470,8 @@ def _publish(work: Path, target: Path, names: set[str]) -> None:
     for path in work.glob("*/*"):
         if path.relative_to(work).as_posix() not in names:
             path.unlink()
+    if (work / "imagesUn").is_dir() and not any((work / "imagesUn").iterdir()):
+        (work / "imagesUn").rmdir()
     if not target.exists():
         work.replace(target)
         return

@@ -145,11 +145,10 @@ def convert_nih_pancreas(source: Path, options: Options, labels: Path | None = N
     Raises:
         UserError: something is missing, ambiguous or damaged.
     """
-    scratch = raw_folder() / f".unpacked-{source.name}"
-    with opened(source, scratch / "images") as (folder, temporary):
+    with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
         if labels is None:
             return _convert(folder, folder, options, source, temporary)
-        with opened(labels, scratch / "labels") as (label_folder, _):
+        with opened(labels, raw_folder() / f".unpacked-labels-{labels.name}") as (label_folder, _):
             return _convert(folder, label_folder, options, source, temporary)
 
 

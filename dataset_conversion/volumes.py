@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel as nib
@@ -103,6 +104,15 @@ def read_header(path: Path) -> Volume:
     Raises:
         UserError: the file is no image or is shorter than its header says.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    return _read_header(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)  # headers are looked at before the work begins and again when a case is read
+def _read_header(path: Path, size: int, modified: int) -> Volume:
     if is_nifti(path):
         _check_nifti_length(path)
     reader = sitk.ImageFileReader()
@@ -110,8 +120,10 @@ def read_header(path: Path) -> Volume:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        if is_nifti(path) and "orthonormal" in str(error):
-            return Volume(_perpendicular_geometry(path))
+        if is_nifti(path):
+            if "orthonormal" in str(error):
+                return Volume(_perpendicular_geometry(path))
+            _decompressed_length(path)  # names the reason if the file is damaged
         raise UserError(f"{path} cannot be read: {_last_line(error)}") from error
     geometry = Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
     return Volume(geometry, path=path if is_nifti(path) else None)
@@ -171,14 +183,16 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
 
 def _nifti_length(path: Path) -> int:
     """Bytes, decompressed, that a file with this header has."""
-    header = _load_nifti(path).header
-    return int(header.get_data_offset()) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    image = _load_nifti(path)
+    assert isinstance(image.dataobj, ArrayProxy)
+    voxels = math.prod(image.header.get_data_shape())
+    return int(image.dataobj.offset) + voxels * image.header.get_data_dtype().itemsize
 
 
 def _decompressed_length(path: Path) -> int:
     length = 0
     try:
-        with igzip.open(path) as stream:
+        with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
             while chunk := stream.read(1 << 22):
                 length += len(chunk)
     except (EOFError, OSError, zlib.error) as error:

@@ -317,6 +317,8 @@ def _add_lesions(tissue: np.ndarray, grid: Coordinates, rng: np.random.Generator
         region = tissue == TISSUES[organ]
         inner = ndimage.binary_erosion(region)
         seats = np.argwhere(inner if inner.any() else region)
+        if not len(seats):  # on a very coarse grid
+            continue
         for _ in range(int(rng.integers(1, 4))):
             seat = tuple(seats[rng.integers(len(seats))])
             distance2 = (z - z[seat]) ** 2 + (y - y[seat]) ** 2 + (x - x[seat]) ** 2
