@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset_conversion.checks import check_same_size
 from dataset_conversion.options import Check
-from dataset_conversion.volumes import Geometry, Volume, read_header, read_volume
+from dataset_conversion.volumes import Geometry, Volume, companion, read_header, read_volume
 from nnunet_ext.errors import UserError
 
 #: Labelled, test, and unlabelled cases for training: the endings of imagesTr, imagesTs and imagesUn.
@@ -50,9 +50,19 @@ class Case(ABC):
     name: str
     subset: Subset
 
+    @property
+    @abstractmethod
+    def image_path(self) -> Path:
+        """File or folder that messages about the image name."""
+
+    @property
+    @abstractmethod
+    def label_path(self) -> Path:
+        """File or folder that messages about the label name; that of the image where there is no label."""
+
     @abstractmethod
     def sources(self) -> tuple[Path, ...]:
-        """Files the case is made of, the images before the label."""
+        """All files the case is made of."""
 
     @abstractmethod
     def check_headers(self) -> None:
@@ -79,9 +89,20 @@ class FileCase(Case):
     any_foreground: bool = False
     spacing: tuple[float, float, float] | None = None
 
+    @property
+    def image_path(self) -> Path:
+        """The image."""
+        return self.image
+
+    @property
+    def label_path(self) -> Path:
+        """The label, or the image."""
+        return self.label or self.image
+
     def sources(self) -> tuple[Path, ...]:
-        """Image and label."""
-        return (self.image,) if self.label is None else (self.image, self.label)
+        """Image and label, with the files that hold their voxels if those are others."""
+        named = [path for path in (self.image, self.label) if path is not None]
+        return (*named, *(voxels for path in named if (voxels := companion(path)) is not None and voxels.is_file()))
 
     def check_headers(self) -> None:
         """Compare the shapes of image and label."""

@@ -83,6 +83,16 @@ class ChaosCase(Case):
     masks: tuple[Path, ...]
     part: ChaosPart
 
+    @property
+    def image_path(self) -> Path:
+        """The folder of the slices, of the first phase for T1-DUAL."""
+        return self.slices[0].parent
+
+    @property
+    def label_path(self) -> Path:
+        """The folder of the masks."""
+        return self.masks[0].parent if self.masks else self.image_path
+
     def sources(self) -> tuple[Path, ...]:
         """Slices and masks."""
         return (*self.slices, *self.masks)

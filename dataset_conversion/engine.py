@@ -202,7 +202,7 @@ def _check_cases(cases: Sequence[Case], source: Path) -> None:
         raise UserError(f"{source} holds no labelled case.")
     name, count = Counter(case.name for case in cases).most_common(1)[0]
     if count > 1:
-        first, second = [case.sources()[0] for case in cases if case.name == name][:2]
+        first, second = [case.image_path for case in cases if case.name == name][:2]
         raise UserError(f"{first} and {second} are both case {name}; point at one copy of the dataset.")
 
 
@@ -263,22 +263,21 @@ class _Job:
         return hashlib.sha256(repr(settings).encode()).hexdigest()
 
     def _checked(self, scan: Scan, case: Case, record: Record) -> Scan:
-        first, last = case.sources()[0], case.sources()[-1]
         if len(scan.channels) != len(self.dataset.channel_names):
             raise UserError(
-                f"{first} has {len(scan.channels)} channels, "
+                f"{case.image_path} has {len(scan.channels)} channels, "
                 f"and the dataset has {len(self.dataset.channel_names)} ({', '.join(self.dataset.channel_names)})."
             )
         record.warnings.extend(scan.warnings)
         record.orientation = _axis_codes(scan.channels[0].geometry)
         for volume in scan.channels:
             if volume.array is not None and volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
-                raise UserError(f"{first} holds voxels that are NaN or infinite, which nnU-Net refuses.")
+                raise UserError(f"{case.image_path} holds voxels that are NaN or infinite, which nnU-Net refuses.")
         if scan.label is None or scan.label.array is None:
             return scan
-        array, rounded = checks.integer_labels(scan.label.array, last)
-        checks.check_label_values(array, self.dataset.labels, last)
-        self._check_orientation(scan.channels[0].array, array, last, record)
+        array, rounded = checks.integer_labels(scan.label.array, case.label_path)
+        checks.check_label_values(array, self.dataset.labels, case.label_path)
+        self._check_orientation(scan.channels[0].array, array, case.label_path, record)
         if rounded:
             record.warnings.append("label values were rounded to integers")
         return replace(scan, label=Volume(scan.label.geometry, array, None if rounded else scan.label.path))

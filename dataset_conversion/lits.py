@@ -61,7 +61,7 @@ def convert_lits(
         findings = find_cases(folder, {} if spacing_csv is None else read_spacings(spacing_csv))
         _split(findings, labelled, None if test_cases is None else read_numbers(test_cases))
         _note_lost_spacing(findings)
-        images = [case.sources()[0] for case in findings.cases]
+        images = [case.image_path for case in findings.cases]
         plain = all(nifti_ending(path) == ".nii" for path in images)
         dataset = replace(DATASET, file_ending=".nii" if plain else ".nii.gz")
         return convert(dataset, findings, options, source=source, source_is_temporary=temporary)

@@ -52,6 +52,16 @@ class NihCase(Case):
     slices: tuple[Path, ...]
     label: Path
 
+    @property
+    def image_path(self) -> Path:
+        """The folder of the series, or the NIfTI file."""
+        return self.slices[0] if is_nifti(self.slices[0]) else self.slices[0].parent
+
+    @property
+    def label_path(self) -> Path:
+        """The label."""
+        return self.label
+
     def sources(self) -> tuple[Path, ...]:
         """Slices and label."""
         return (*self.slices, self.label)

@@ -27,6 +27,12 @@ from nibabel.filebasedimages import ImageFileError
 from nnunet_ext.errors import UserError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_META_BYTES = {
+    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
+    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
+    **dict.fromkeys(("MET_LONG", "MET_ULONG", "MET_DOUBLE"), 8),
+}
 
 # Headers that differ by less than this were rounded differently, which is normal.
 SPACING_TOLERANCE_MM = 1e-3
@@ -115,6 +121,8 @@ def read_header(path: Path) -> Volume:
 def _read_header(path: Path, size: int, modified: int) -> Volume:
     if is_nifti(path):
         _check_nifti_length(path)
+    elif path.suffix.lower() == ".mhd":
+        _check_raw_length(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -124,7 +132,7 @@ def _read_header(path: Path, size: int, modified: int) -> Volume:
             if "orthonormal" in str(error):
                 return Volume(_perpendicular_geometry(path))
             _decompressed_length(path)  # names the reason if the file is damaged
-        raise UserError(f"{path} cannot be read: {_last_line(error)}") from error
+        raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
     geometry = Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
     return Volume(geometry, path=path if is_nifti(path) else None)
 
@@ -148,6 +156,34 @@ def _perpendicular_geometry(path: Path) -> Geometry:
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def companion(path: Path) -> Path | None:
+    """The file that holds the voxels of a MetaImage header; None for other files and where the header names none."""
+    name = _meta_header(path).get("ElementDataFile") if path.suffix.lower() == ".mhd" else None
+    return None if name is None or name == "LOCAL" else path.with_name(name)
+
+
+def _meta_header(path: Path) -> dict[str, str]:
+    """The ``key = value`` lines of a MetaImage header."""
+    lines = (line.partition("=") for line in path.read_bytes()[:65536].decode("latin-1").splitlines())
+    return {key.strip(): value.strip() for key, separator, value in lines if separator}
+
+
+def _check_raw_length(path: Path) -> None:
+    """Compare the length of a MetaImage's voxel file with what the header implies; ITK would say little."""
+    header, raw = _meta_header(path), companion(path)
+    try:
+        voxels = math.prod(int(n) for n in header["DimSize"].split())
+        needed = voxels * _META_BYTES[header["ElementType"]] * int(header.get("ElementNumberOfChannels", 1))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a readable MetaImage header ({_last_line(error)}).") from error
+    if raw is None:
+        raise UserError(f"{path} does not name the file with its voxels.")
+    if not raw.is_file():
+        raise UserError(f"{path} has its voxels in {raw.name}, which is missing.")
+    if header.get("CompressedData", "").lower() != "true" and raw.stat().st_size < needed:
+        raise UserError(f"{raw} is truncated: {path.name} promises {needed} bytes and {raw.stat().st_size} are there.")
 
 
 def _check_nifti_length(path: Path) -> None:
@@ -216,7 +252,7 @@ def read_volume(path: Path) -> Volume:
     try:
         return replace(header, array=sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
     except RuntimeError as error:
-        raise UserError(f"{path} cannot be read: {_last_line(error)}") from error
+        raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
 
 
 def _nifti_voxels(path: Path) -> np.ndarray:

@@ -1,3 +1,4 @@
+import os
 import zipfile
 
 import pytest
@@ -52,7 +53,7 @@ def test_test_scans_without_a_telling_folder(raw, tmp_path):
     [
         ("liver-seg002.mhd", r"liver-orig002.mhd has no label"),
         ("liver-orig002.mhd", r"liver-seg002.mhd has no scan"),
-        ("liver-orig002.raw", r"liver-orig002.mhd cannot be read|liver-orig002.raw"),
+        ("liver-orig002.raw", r"liver-orig002.mhd has its voxels in liver-orig002.raw, which is missing"),
     ],
 )
 def test_missing_file(raw, tmp_path, lost, message):
@@ -62,12 +63,41 @@ def test_missing_file(raw, tmp_path, lost, message):
         convert_sliver07(layout.folder, Options())
 
 
-def test_truncated_raw(raw, tmp_path):
-    layout = write_sliver07(tmp_path / "d", **FEW)
-    path = next((layout.folder / "scan").rglob("liver-orig002.raw"))
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="liver-orig002"):
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "liver-orig002.raw",
+            lambda b: b[:-100],
+            r"liver-orig002.raw is truncated: liver-orig002.mhd promises",
+        ),
+        ("liver-orig002.mhd", lambda b: b.replace(b"ElementDataFile", b"x"), "does not name the file with its voxels"),
+        ("liver-orig002.mhd", lambda b: b.replace(b"MET_SHORT", b"MET_SHIRT"), "is not a readable MetaImage header"),
+        ("liver-seg002.mhd", lambda b: b"", r"liver-seg002.mhd is not a readable MetaImage header"),
+    ],
+)
+def test_damaged_metaimage(raw, tmp_path, name, change, message):
+    layout = write_sliver07(tmp_path / "d", numbers=(1, 2), test_numbers=(), shape=SHAPE)
+    path = next(layout.folder.rglob(name))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=message):
         convert_sliver07(layout.folder, Options())
+
+
+def test_voxels_that_changed_after_an_interruption(raw, tmp_path):
+    layout = write_sliver07(tmp_path / "d", numbers=(1, 2), test_numbers=(), shape=SHAPE)
+    last = next(layout.folder.rglob("liver-seg002.raw"))
+    sound = last.read_bytes()
+    first = next(layout.folder.rglob("liver-orig001.raw"))
+    voxels = first.read_bytes()
+    first.write_bytes(voxels[:-2] + b"\0\0")
+    last.write_bytes(b"\xff" * len(sound))  # -1: no label
+    with pytest.raises(UserError, match="is no label map"):
+        convert_sliver07(layout.folder, Options())
+    first.write_bytes(voxels)
+    last.write_bytes(sound)
+    os.utime(first, (1, 1))
+    assert_equals(convert_sliver07(layout.folder, Options()), layout)
 
 
 def test_folds_and_missing_cases(raw, tmp_path):
