@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from dataset_conversion.checks import check_same_size
+from dataset_conversion.metaimage import companion
 from dataset_conversion.options import Check
-from dataset_conversion.volumes import Geometry, Volume, companion, read_header, read_volume
+from dataset_conversion.volumes import Geometry, Volume, read_header, read_volume
 from nnunet_ext.errors import UserError
 
 #: Labelled, test, and unlabelled cases for training: the endings of imagesTr, imagesTs and imagesUn.
@@ -142,7 +143,8 @@ def _spatial(geometry: Geometry) -> Geometry:
     """The grid of one volume of a 4D file."""
     if len(geometry.size) == 3:
         return geometry
-    direction = np.reshape(geometry.direction, (4, 4))[:3, :3]
+    edge = round(len(geometry.direction) ** 0.5)
+    direction = np.reshape(geometry.direction, (edge, edge))[:3, :3]
     return Geometry(geometry.size[:3], geometry.spacing[:3], geometry.origin[:3], tuple(direction.ravel().tolist()))
 
 

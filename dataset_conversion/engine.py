@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -333,8 +332,9 @@ class _Job:
 
 def _axis_codes(geometry: Geometry) -> str:
     """Where the axes x, y, z of the array point, e.g. ``LPS``."""
-    to_ras = np.diag([-1.0, -1.0, 1.0]) @ np.reshape(geometry.direction, (3, 3))
-    return "".join(nib.aff2axcodes(np.pad(to_ras, (0, 1)) + np.diag([0, 0, 0, 1.0])))
+    axes = np.reshape(geometry.direction, (3, 3)).T
+    main = [int(np.abs(axis).argmax()) for axis in axes]
+    return "".join(("LR", "PA", "SI")[m][int(axis[m] < 0)] for m, axis in zip(main, axes, strict=True))
 
 
 def _compact(array: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Reading and writing volumes: voxels as ``(z, y, x)`` arrays, geometry in SimpleITK's terms.
 
-Geometry is read with SimpleITK because that is what nnU-Net reads NIfTI with. Voxels of NIfTI files are read with
-nibabel through a stream that is followed to its end: a truncated or altered ``.nii.gz`` is found by its checksum,
-where ITK would return whatever it could decompress.
+Geometry is what SimpleITK sees, because nnU-Net reads NIfTI with it; plain NIfTI headers are read without it, which
+is a hundred times quicker. Voxels of NIfTI files are read with nibabel through a stream that is followed to its end: a
+truncated or altered ``.nii.gz`` is found by its checksum, where ITK would return whatever it could decompress.
+Imaging libraries are imported where they are used: a conversion that links needs none of them.
 """
 
 from __future__ import annotations
@@ -11,28 +12,23 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
-from isal import igzip
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
 
+from dataset_conversion.metaimage import check_raw_length
+from dataset_conversion.nifti_header import NiftiHeader, read_nifti_header
 from nnunet_ext.errors import UserError
 
+if TYPE_CHECKING:
+    import nibabel as nib
+
 _GZIP_MAGIC = b"\x1f\x8b"
-_META_BYTES = {
-    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
-    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
-    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
-    **dict.fromkeys(("MET_LONG", "MET_ULONG", "MET_DOUBLE"), 8),
-}
 
 # Headers that differ by less than this were rounded differently, which is normal.
 SPACING_TOLERANCE_MM = 1e-3
@@ -104,8 +100,8 @@ def nifti_stem(path: Path) -> str:
 def read_header(path: Path) -> Volume:
     """Read the header of an image file.
 
-    A NIfTI file whose axes are not perpendicular, which SimpleITK refuses, comes back with the nearest
-    perpendicular axes and without a path: it has to be written anew.
+    A NIfTI file that SimpleITK refuses, because its axes are not perpendicular or because it is NIfTI-2, comes back
+    with the nearest perpendicular axes and without a path: it has to be written anew.
 
     Raises:
         UserError: the file is no image or is shorter than its header says.
@@ -120,37 +116,52 @@ def read_header(path: Path) -> Volume:
 @lru_cache(maxsize=10_000)  # headers are looked at before the work begins and again when a case is read
 def _read_header(path: Path, size: int, modified: int) -> Volume:
     if is_nifti(path):
-        _check_nifti_length(path)
+        header = _checked_nifti_header(path)
+        if header is not None and header.affine is not None and len(header.shape) == 3:
+            return Volume(_from_ras(header.shape, header.affine, header.spacing), path=path)
     elif path.suffix.lower() == ".mhd":
-        _check_raw_length(path)
+        check_raw_length(path)
+    return _read_header_with_itk(path)
+
+
+def _read_header_with_itk(path: Path) -> Volume:
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        if is_nifti(path):
-            if "orthonormal" in str(error):
-                return Volume(_perpendicular_geometry(path))
-            _decompressed_length(path)  # names the reason if the file is damaged
+        if is_nifti(path):  # skewed axes, or NIfTI-2
+            _decompressed_length(path)  # raises if the reason is that the file is damaged
+            return Volume(_perpendicular_geometry(path))
         raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
     geometry = Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
-    return Volume(geometry, path=path if is_nifti(path) else None)
+    in_place = is_nifti(path) and len(_load_nifti(path).shape) == len(geometry.size)  # else a 3D image stored as 4D
+    return Volume(geometry, path=path if in_place else None)
+
+
+def _from_ras(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> Geometry:
+    """Geometry of an affine that maps voxel indices to millimetres in NIfTI's frame."""
+    to_lps = np.diag([-1.0, -1.0, 1.0])
+    return Geometry(
+        tuple(shape),
+        tuple(spacing),
+        tuple((to_lps @ affine[:3, 3]).tolist()),
+        tuple((to_lps @ affine[:3, :3] / spacing).ravel().tolist()),
+    )
 
 
 def _perpendicular_geometry(path: Path) -> Geometry:
     image = _load_nifti(path)
-    to_lps = np.diag([-1.0, -1.0, 1.0])
-    axes = to_lps @ image.affine[:3, :3]
+    axes = image.affine[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
-    if not (np.isfinite(axes).all() and spacing.min() > 0 and abs(np.linalg.det(axes / spacing)) > 0.5):
+    if not (np.isfinite(image.affine).all() and spacing.min() > 0 and abs(np.linalg.det(axes / spacing)) > 0.5):
         raise UserError(f"{path} has no usable geometry in its header.")
     u, _, v = np.linalg.svd(axes / spacing)
-    return Geometry(
-        tuple(int(n) for n in image.shape),
-        tuple(spacing.tolist()),
-        tuple((to_lps @ image.affine[:3, 3]).tolist()),
-        tuple((u @ v).ravel().tolist()),
-    )
+    affine = image.affine.copy()
+    affine[:3, :3] = u @ v * spacing
+    return _from_ras([int(n) for n in image.shape], affine, spacing.tolist())
 
 
 def _last_line(error: Exception) -> str:
@@ -158,56 +169,35 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def companion(path: Path) -> Path | None:
-    """The file that holds the voxels of a MetaImage header; None for other files and where the header names none."""
-    name = _meta_header(path).get("ElementDataFile") if path.suffix.lower() == ".mhd" else None
-    return None if name is None or name == "LOCAL" else path.with_name(name)
+def _checked_nifti_header(path: Path) -> NiftiHeader | None:
+    """Read the header and compare the length it implies with the file's, without decompressing.
 
-
-def _meta_header(path: Path) -> dict[str, str]:
-    """The ``key = value`` lines of a MetaImage header."""
-    lines = (line.partition("=") for line in path.read_bytes()[:65536].decode("latin-1").splitlines())
-    return {key.strip(): value.strip() for key, separator, value in lines if separator}
-
-
-def _check_raw_length(path: Path) -> None:
-    """Compare the length of a MetaImage's voxel file with what the header implies; ITK would say little."""
-    header, raw = _meta_header(path), companion(path)
-    try:
-        voxels = math.prod(int(n) for n in header["DimSize"].split())
-        needed = voxels * _META_BYTES[header["ElementType"]] * int(header.get("ElementNumberOfChannels", 1))
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a readable MetaImage header ({_last_line(error)}).") from error
-    if raw is None:
-        raise UserError(f"{path} does not name the file with its voxels.")
-    if not raw.is_file():
-        raise UserError(f"{path} has its voxels in {raw.name}, which is missing.")
-    if header.get("CompressedData", "").lower() != "true" and raw.stat().st_size < needed:
-        raise UserError(f"{raw} is truncated: {path.name} promises {needed} bytes and {raw.stat().st_size} are there.")
-
-
-def _check_nifti_length(path: Path) -> None:
-    """Compare the length that the header implies with the file's, without decompressing: gzip notes it at the end."""
+    Returns:
+        The header; None if only nibabel understands it.
+    """
     with path.open("rb") as raw:
         compressed = raw.read(2) == _GZIP_MAGIC
     if compressed != (nifti_ending(path) == ".nii.gz"):
         state = "is gzip-compressed" if compressed else "is not gzip-compressed"
         raise UserError(f"{path} {state}, which its name denies; it is damaged or was renamed.")
-    needed = _nifti_length(path)
-    if not compressed:
-        found = path.stat().st_size
-    else:
-        with path.open("rb") as raw:
+    header = read_nifti_header(path, compressed)
+    needed = _nifti_length(path) if header is None else header.file_length
+    found = path.stat().st_size
+    if compressed:
+        with path.open("rb") as raw:  # gzip notes the length, modulo 2**32, at its end
             raw.seek(-4, os.SEEK_END)
             (found,) = struct.unpack("<I", raw.read(4))
-        if found != needed % 2**32:  # may also be a file of several gzip members, which only decompressing can tell
-            found = _decompressed_length(path)
+        # a file of several gzip members has another length there, too, which only decompressing can tell
+        found = needed if found == needed % 2**32 else _decompressed_length(path)
     if found < needed:
         raise UserError(f"{path} is truncated: its header promises {needed} bytes and {found} are there.")
+    return header
 
 
 def _load_nifti(path: Path) -> nib.Nifti1Image:
     """Read the header; NIfTI-2 is a kind of NIfTI-1 to nibabel."""
+    import nibabel as nib
+
     try:
         image = nib.load(path)
     except Exception as error:  # nibabel raises many kinds for damaged headers
@@ -219,6 +209,8 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
 
 def _nifti_length(path: Path) -> int:
     """Bytes, decompressed, that a file with this header has."""
+    from nibabel.arrayproxy import ArrayProxy
+
     image = _load_nifti(path)
     assert isinstance(image.dataobj, ArrayProxy)
     voxels = math.prod(image.header.get_data_shape())
@@ -226,6 +218,8 @@ def _nifti_length(path: Path) -> int:
 
 
 def _decompressed_length(path: Path) -> int:
+    from isal import igzip
+
     length = 0
     try:
         with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
@@ -248,14 +242,22 @@ def read_volume(path: Path) -> Volume:
     """
     header = read_header(path)
     if is_nifti(path):
-        return replace(header, array=_nifti_voxels(path))
-    try:
-        return replace(header, array=sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
-    except RuntimeError as error:
-        raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
+        array = _nifti_voxels(path)
+    else:
+        import SimpleITK as sitk
+
+        try:
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        except RuntimeError as error:
+            raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
+    return replace(header, array=array.reshape(header.geometry.size[::-1]))
 
 
 def _nifti_voxels(path: Path) -> np.ndarray:
+    from isal import igzip
+    from nibabel.arrayproxy import ArrayProxy
+    from nibabel.filebasedimages import ImageFileError
+
     kind = type(_load_nifti(path))
     try:
         with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
@@ -277,6 +279,9 @@ def write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     Compression is ISA-L's fastest: a few per cent larger than that of ITK, several times faster. The same voxels
     give the same bytes.
     """
+    import nibabel as nib
+    from isal import igzip
+
     affine = np.eye(4)
     to_ras = np.diag([-1.0, -1.0, 1.0])
     affine[:3, :3] = to_ras @ np.reshape(geometry.direction, (3, 3)) @ np.diag(geometry.spacing)

@@ -10,11 +10,6 @@ from nnunet_ext.phantom.anatomy import make_phantom
 from nnunet_ext.phantom.contrast import CT, MR_T2_SPIR, scan
 
 
-def test_values_in():
-    array = np.array([[[3, 0], [65535, 7]]], np.uint16)
-    assert checks.values_in(array) == [0, 3, 7, 65535]
-
-
 @pytest.mark.parametrize(
     ("labels", "value"),
     [
