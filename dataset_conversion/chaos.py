@@ -33,7 +33,7 @@ _MR_LABELS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, 
 GREY_RANGES = MappingProxyType({1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)})
 #: Grey values that only the release of 2019 has; its left kidney (240) would pass for a spleen.
 OLD_GREY_VALUES = (80, 160)
-_IMG_NUMBER = re.compile(r"IMG-\d+-(\d+)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(.*?)(\d+)")
 #: Positions of the two phases may differ by this much.
 SAME_PLACE_MM = 0.1
 #: Test case whose phases were published with different sizes.
@@ -119,7 +119,7 @@ class ChaosCase(Case):
         label = None
         if self.masks:
             _check_names_follow_positions(orders[0], stacks[0])
-            _check_numbers(self.masks, stacks)
+            _check_mask_names(self.masks, stacks)
             label = self._label([self.masks[i] for i in orders[0]], ordered[0], warnings)
         channels = [read_stack(stack) for stack in ordered]
         if len(channels) == 2:
@@ -209,20 +209,34 @@ def _check_names_follow_positions(order: Sequence[int], stack: Sequence[Slice]) 
     )
 
 
-def _check_numbers(masks: Sequence[Path], stacks: Sequence[Sequence[Slice]]) -> None:
-    """Where masks and slices are numbered alike, a mask and its slice must be as far apart all along the stack."""
-    wanted = [_IMG_NUMBER.fullmatch(path.stem) for path in masks]
-    found = [[_IMG_NUMBER.fullmatch(header.path.stem) for header in stack] for stack in stacks]
-    if not all(wanted) or not all(match for stack in found for match in stack):
-        return
-    numbers = np.array([int(match[1]) for match in wanted if match])
-    offsets = [numbers - [int(match[1]) for match in stack if match] for stack in found]
-    if all(np.ptp(offset) > 0 for offset in offsets):
-        first = int(np.flatnonzero(np.diff(offsets[0]))[0]) + 1
+def _check_mask_names(masks: Sequence[Path], stacks: Sequence[Sequence[Slice]]) -> None:
+    """Make sure that no mask is missing, out of place or foreign, as far as names can tell.
+
+    MR masks are named like their slices (of one phase), so the numbers must be the same; CT masks have names of their
+    own and must be numbered without a jump.
+    """
+    prefixes, numbers = _numbered(masks)
+    usual = max(set(prefixes), key=prefixes.count)
+    for path, prefix in zip(masks, prefixes, strict=True):
+        if prefix != usual:
+            raise UserError(f"{path} is not named like the other masks, which belong to slices by the order of names.")
+    named = [_numbered([header.path for header in stack]) for stack in stacks]
+    expected = [slice_numbers for slice_prefixes, slice_numbers in named if set(slice_prefixes) == {usual}]
+    if not expected:
+        expected = [np.linspace(numbers[0], numbers[-1], len(numbers))]
+    if not any(np.array_equal(numbers, candidate) for candidate in expected):
+        index = int(np.flatnonzero(numbers != expected[0])[0])
         raise UserError(
-            f"{masks[first]} would be paired with {stacks[0][first].path.name}: from there on the numbers of masks and "
-            "slices run apart, so a mask or a slice is missing."
+            f"{masks[index]} would be paired with {stacks[0][index].path.name}, but by its number it should not: "
+            "a mask or a slice is missing or was renamed."
         )
+
+
+def _numbered(paths: Sequence[Path]) -> tuple[list[str], np.ndarray]:
+    """Prefix and trailing number of each file name; where there is none, the whole name and -1."""
+    matches = [_NUMBERED.fullmatch(path.stem) for path in paths]
+    prefixes = [match[1] if match else path.stem for match, path in zip(matches, paths, strict=True)]
+    return prefixes, np.array([int(match[2]) if match else -1 for match in matches])
 
 
 def convert_chaos(source: Path, options: Options, part: ChaosPart) -> Path:

@@ -161,13 +161,32 @@ def test_unequal_counts(raw, tmp_path, part):
         convert_chaos(layout.folder, Options(), part)
 
 
-def test_mask_and_another_slice_missing(raw, tmp_path):
-    """Counts agree, numbers do not: everything between would be labelled one slice off."""
-    layout = write_chaos(tmp_path / "d", "T2SPIR", **FEW)
-    masks(layout.folder)[2].unlink()
-    slices(layout.folder)[0].unlink()
-    with pytest.raises(UserError, match="from there on the numbers of masks and slices run apart"):
-        convert_chaos(layout.folder, Options(), "T2SPIR")
+@pytest.mark.parametrize(("part", "mask", "lost"), [("T2SPIR", 2, 0), ("T2SPIR", -1, 0), ("CT", 2, 0), ("CT", 2, -1)])
+def test_mask_and_another_slice_missing(raw, tmp_path, part, mask, lost):
+    """Counts agree, numbers do not: some masks would lie one slice off."""
+    layout = write_chaos(tmp_path / "d", part, **FEW)
+    masks(layout.folder)[mask].unlink()
+    slices(layout.folder)[lost].unlink()
+    with pytest.raises(UserError, match="a mask or a slice is missing or was renamed"):
+        convert_chaos(layout.folder, Options(), part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_mask_with_a_foreign_name(raw, tmp_path, part):
+    layout = write_chaos(tmp_path / "d", part, **FEW)
+    path = masks(layout.folder)[2]
+    path.rename(path.with_name(f"x{path.name}"))
+    with pytest.raises(UserError, match=f"x{path.name} is not named like the other masks"):
+        convert_chaos(layout.folder, Options(), part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_renumbered_mask(raw, tmp_path, part):
+    layout = write_chaos(tmp_path / "d", part, **FEW)
+    path = masks(layout.folder)[2]
+    path.rename(path.with_name(f"{path.stem[:-3]}990.png"))
+    with pytest.raises(UserError, match="a mask or a slice is missing or was renamed"):
+        convert_chaos(layout.folder, Options(), part)
 
 
 @pytest.mark.parametrize("part", PARTS)
