@@ -438,9 +438,9 @@ def _report(
 
 
 def _print_summary(report: Mapping[str, Any], target: Path, options: Options) -> None:
-    counts = " and ".join(f"{len(names)} cases in {folder}" for folder, names in report["converted"].items())
+    counts = ", ".join(f"{len(names)} in {folder}" for folder, names in report["converted"].items())
     verb = "would get" if options.dry_run else "has"
-    console.print(f"{target} {verb} {counts}.", markup=False, highlight=False)
+    console.print(f"{target} {verb} these cases: {counts}.", markup=False, highlight=False)
     for note in report["notes"]:
         console.print(f"Note: {note}.", markup=False, highlight=False)
     for title in ("skipped", "warnings"):
@@ -455,6 +455,10 @@ def _print_summary(report: Mapping[str, Any], target: Path, options: Options) ->
             text = f"  fold {index}: {len(fold['train'])} to train, {len(fold['val'])} to validate: "
             console.print(text + " ".join(fold["val"]), markup=False, highlight=False)
     console.print(f"Terms of the data: {report['licence']}.", markup=False, highlight=False)
+    if not options.dry_run:
+        number = int(target.name[len("Dataset") : len("Dataset000")])
+        command = f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity"
+        console.print(f"Next: {command}", markup=False, highlight=False)
 
 
 def _publish(work: Path, target: Path, names: set[str]) -> None:

@@ -124,7 +124,7 @@ def _note_lost_spacing(findings: Findings) -> None:
     held_out = findings.split.folds[0]["val"] if findings.split else []
     if lost:
         findings.notes.append(
-            f"{len(lost)} cases have a voxel size of exactly 1 x 1 x 1 mm, so theirs was lost (known for cases from "
+            f"the voxel size of {len(lost)} case(s) is exactly 1 x 1 x 1 mm, so theirs was lost (known for cases from "
             f"3D-IRCADb); give the true sizes with --spacing-csv, or read millimetres as voxels; "
             f"{len(set(lost) & set(held_out))} of them are held out: {', '.join(lost)}"
         )

@@ -41,6 +41,13 @@ def test_flipped_livers_are_found(contrast, expected, axis):
         assert checks.check_orientation(scan(phantom, contrast), flipped, expected).better == axis
 
 
+def test_of_several_flips_that_fit_the_simplest_is_named():
+    organ = np.zeros((20, 20, 20), bool)
+    organ[12:18, 5:9, 6:14] = True  # the same from left to right
+    image = np.where(organ, 100, np.where(np.indices(organ.shape).sum(0) % 2, -500, 500))
+    assert checks.check_orientation(image, organ[::-1], checks.CT).better == "z"
+
+
 REAL = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 

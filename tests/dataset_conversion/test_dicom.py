@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -57,6 +58,25 @@ def test_values_beyond_int16(tmp_path, truth):
     array = stack(tmp_path).array
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, (truth.channels[0].astype(np.float32) + 1000) * 100 - 1000)
+
+
+def test_lossless_jpeg_which_only_gdcm_decodes(tmp_path, truth):
+    for path in write(tmp_path, truth, modality="MR"):
+        plain = pydicom.dcmread(path)
+        image = sitk.Cast(sitk.ReadImage(str(path)) + 2000, sitk.sitkUInt16)
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "SeriesInstanceUID", "InstanceNumber"):
+            value = plain[keyword].value
+            text = "\\".join(map(str, value)) if isinstance(value, pydicom.multival.MultiValue) else str(value)
+            image.SetMetaData(f"{plain[keyword].tag.group:04x}|{plain[keyword].tag.element:04x}", text)
+        image.SetMetaData("0008|0060", "MR")
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetUseCompression(True)
+        writer.SetCompressor("JPEG")
+        writer.SetFileName(str(path))
+        writer.Execute(image)
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
+    np.testing.assert_array_equal(stack(tmp_path).array, truth.channels[0] + 2000)
 
 
 def set_height(path: Path, height: float) -> None:

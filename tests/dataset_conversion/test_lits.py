@@ -38,7 +38,7 @@ def test_lost_spacing_is_noted_and_can_be_given(raw, tmp_path):
     dataset = convert_lits(layout.folder, Options())
     assert_equals(dataset, layout)
     (note,) = [n for n in report(dataset)["notes"] if "spacing-csv" in n]
-    assert note.startswith("1 cases have a voxel size of exactly 1 x 1 x 1 mm") and note.endswith("lits_028")
+    assert note.startswith("the voxel size of 1 case(s) is exactly 1 x 1 x 1 mm") and note.endswith("lits_028")
     table = tmp_path / "spacings.csv"
     table.write_text("case,x,y,z\n28,0.7,0.8,2.5\n")
     dataset = convert_lits(layout.folder, Options(overwrite=True), spacing_csv=table)

@@ -139,6 +139,13 @@ def test_archive(raw, task, tmp_path, kind):
     assert [path.name for path in raw.iterdir()] == [DATASET]
 
 
+def test_archive_beside_what_was_unpacked_from_it_is_ignored(raw, task):
+    with tarfile.open(task.folder.parent / "Task90.tar", "w") as handle:
+        handle.add(task.folder, task.folder.name)
+    dataset = convert_msd(task.folder.parent, Options())
+    assert "dataset" in json.loads((dataset / "dataset.json").read_text()), "linked, not unpacked"
+
+
 def test_damaged_archive(raw, tmp_path):
     archive = tmp_path / "Task90.tar"
     archive.write_bytes(b"no archive" * 200)

@@ -130,6 +130,17 @@ def test_files_that_are_no_nifti(tmp_path, content):
         read_header(path)
 
 
+def test_altered_checksum_of_a_file_larger_than_any_buffer(tmp_path):
+    path = tmp_path / "x.nii.gz"
+    array = np.random.default_rng(0).integers(0, 1000, (20, 128, 128), dtype=np.int16)
+    write_nifti(path, array, Geometry((128, 128, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel())))
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.nii\.gz is truncated or damaged"):
+        read_volume(path)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read: No such file or directory"):
         read_header(tmp_path / "x.nii.gz")
