@@ -253,7 +253,9 @@ class _Job:
         scan = self._checked(scan, case, record)
         if self.folder is not None and stamp is not None:
             self._write(scan, record)
-            _write_json(stamp, asdict(record))
+            # nothing is gained by remembering a case of which only two headers were read
+            if self.options.check == "full" or not all(Path(path).is_absolute() for path in record.images):
+                _write_json(stamp, asdict(record))
         return record
 
     def _fingerprint(self, case: Case) -> str:

@@ -11,13 +11,15 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 _LENGTH = 348
+#: Bytes at the beginning of a file that hold the whole header, even if compression made it longer.
+ENOUGH = 4 * _LENGTH
 _MILLIMETRE_OR_UNKNOWN = (0, 2)
 _ROUNDING = 1e-4
+_SAME_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,16 @@ class NiftiHeader:
     affine: np.ndarray | None
 
 
-def read_nifti_header(path: Path, compressed: bool) -> NiftiHeader | None:
-    """Read the header of a ``.nii`` or ``.nii.gz`` file.
+def parse_nifti_header(content: bytes, compressed: bool) -> NiftiHeader | None:
+    """Understand the header of a ``.nii`` or ``.nii.gz`` file.
 
     Args:
-        path: the file.
-        compressed: whether it is gzip-compressed.
+        content: the file's first :data:`ENOUGH` bytes.
+        compressed: whether they are gzip-compressed.
 
     Returns:
         The header, or None if this is not a plain NIfTI-1 file.
     """
-    with path.open("rb") as stream:
-        content = stream.read(4 * _LENGTH)
     if compressed:
         try:
             content = zlib.decompressobj(31).decompress(content, _LENGTH)
@@ -91,8 +91,8 @@ def _affine(content: bytes, order: str, spacing: Sequence[float], scale: float) 
         return None
     chosen = candidates[-1]
     axes = chosen[:3, :3] / spacing
-    perpendicular = np.allclose(axes.T @ axes, np.eye(3), rtol=0, atol=_ROUNDING)
-    agree = all(np.allclose(other, chosen, rtol=0, atol=1e-3) for other in candidates)
+    perpendicular = np.abs(axes.T @ axes - np.eye(3)).max() < _ROUNDING
+    agree = all(np.abs(other - chosen).max() < _SAME_MM for other in candidates)
     return chosen if perpendicular and agree else None
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dataset_conversion.metaimage import check_raw_length
-from dataset_conversion.nifti_header import NiftiHeader, read_nifti_header
+from dataset_conversion.nifti_header import ENOUGH, NiftiHeader, parse_nifti_header
 from nnunet_ext.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +46,9 @@ class Geometry:
 
     def differences(self, other: Geometry) -> list[str]:
         """What differs beyond the rounding of headers, in words; shapes are not compared."""
-        found = []
+        found: list[str] = []
+        if self == other:  # nearly always, and comparing numbers takes a while
+            return found
         for name, tolerance in (
             ("spacing", SPACING_TOLERANCE_MM),
             ("origin", ORIGIN_TOLERANCE_MM),
@@ -60,7 +61,9 @@ class Geometry:
 
     def same_for_nnunet(self, other: Geometry) -> bool:
         """Whether nnU-Net's integrity check would pass the pair in silence."""
-        return all(np.allclose(getattr(self, n), getattr(other, n)) for n in ("spacing", "origin", "direction"))
+        return self == other or all(
+            np.allclose(getattr(self, n), getattr(other, n)) for n in ("spacing", "origin", "direction")
+        )
 
 
 @dataclass(frozen=True)
@@ -175,20 +178,23 @@ def _checked_nifti_header(path: Path) -> NiftiHeader | None:
     Returns:
         The header; None if only nibabel understands it.
     """
+    size = path.stat().st_size
     with path.open("rb") as raw:
-        compressed = raw.read(2) == _GZIP_MAGIC
+        beginning = raw.read(ENOUGH)
+        raw.seek(max(0, size - 4))
+        end = raw.read(4)
+    compressed = beginning.startswith(_GZIP_MAGIC)
     if compressed != (nifti_ending(path) == ".nii.gz"):
         state = "is gzip-compressed" if compressed else "is not gzip-compressed"
         raise UserError(f"{path} {state}, which its name denies; it is damaged or was renamed.")
-    header = read_nifti_header(path, compressed)
+    header = parse_nifti_header(beginning, compressed)
     needed = _nifti_length(path) if header is None else header.file_length
-    found = path.stat().st_size
+    found = size
     if compressed:
-        with path.open("rb") as raw:  # gzip notes the length, modulo 2**32, at its end
-            raw.seek(-4, os.SEEK_END)
-            (found,) = struct.unpack("<I", raw.read(4))
-        # a file of several gzip members has another length there, too, which only decompressing can tell
-        found = needed if found == needed % 2**32 else _decompressed_length(path)
+        # gzip notes the length, modulo 2**32, at the end of a member; a file of several members, and a damaged one,
+        # has another number there, and only decompressing can tell the two apart
+        noted = int.from_bytes(end, "little")
+        found = needed if noted == needed % 2**32 else _decompressed_length(path)
     if found < needed:
         raise UserError(f"{path} is truncated: its header promises {needed} bytes and {found} are there.")
     return header
