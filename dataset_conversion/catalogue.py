@@ -41,6 +41,68 @@ class Source:
         )
 
 
+NIH_PANCREAS = Source(
+    title="NIH Pancreas-CT: contrast-enhanced abdominal CT with the pancreas",
+    url="https://www.cancerimagingarchive.net/collection/pancreas-ct/",
+    licence="CC BY 3.0, doi:10.7937/K9/TCIA.2016.tNB1kqBU",
+    size="18,942 DICOM slices, about 10 GB, with the NBIA Data Retriever; the labels are a zip of their own",
+    contents="80 cases (82 before cases 25 and 70 were withdrawn), one label",
+    point_at="a folder that holds, at any depth, the DICOM folders PANCREAS_0001 ... and label0001.nii.gz ...",
+)
+SLIVER07 = Source(
+    title="SLIVER07: CT with the liver",
+    url="https://sliver07.grand-challenge.org/ and https://doi.org/10.5281/zenodo.2597908",
+    licence="non-commercial liver segmentation research only, cite Heimann et al. doi:10.1109/TMI.2009.2013851",
+    size="training-scans.zip, training-labels.zip, test-scans.zip; the training part unpacks to 3.3 GB",
+    contents="20 labelled cases and 10 test cases, one label",
+    point_at="the folder with the unpacked scans and labels, or with the three zips as downloaded",
+)
+LITS = Source(
+    title="LiTS (2017): CT with liver and liver tumours",
+    url="https://competitions.codalab.org/competitions/17094",
+    licence="CC BY-NC-ND 4.0",
+    size="Training_Batch1.zip, Training_Batch2.zip and the test scans, tens of GB",
+    contents="131 labelled cases (0-130) and 70 test cases; labels liver and tumour",
+    point_at="a folder that holds volume-0.nii ... and segmentation-0.nii ..., at any depth",
+)
+_CHAOS_LICENCE = "CC BY-NC-SA 4.0, cite doi:10.5281/zenodo.3362844"
+_CHAOS_URL = "https://zenodo.org/records/3431873 and https://chaos.grand-challenge.org/"
+_CHAOS_SIZE = "CHAOS_Train_Sets.zip 0.9 GB, CHAOS_Test_Sets.zip 1.1 GB"
+_CHAOS_POINT_AT = (
+    "the folder with Train_Sets (and Test_Sets), or with CHAOS_Train_Sets.zip (and CHAOS_Test_Sets.zip) as downloaded"
+)
+CHAOS_CT = Source(
+    title="CHAOS, CT: healthy livers in the portal venous phase",
+    url=_CHAOS_URL,
+    licence=_CHAOS_LICENCE,
+    size=_CHAOS_SIZE,
+    contents="20 labelled and 20 test cases; label liver",
+    point_at=_CHAOS_POINT_AT,
+)
+CHAOS_T1DUAL = Source(
+    title="CHAOS, MR T1-DUAL: in-phase and opposed-phase as two channels",
+    url=_CHAOS_URL,
+    licence=_CHAOS_LICENCE,
+    size=_CHAOS_SIZE,
+    contents="20 labelled and 20 test cases; labels liver, right kidney, left kidney, spleen",
+    point_at=_CHAOS_POINT_AT,
+)
+CHAOS_T2SPIR = Source(
+    title="CHAOS, MR T2-SPIR",
+    url=_CHAOS_URL,
+    licence=_CHAOS_LICENCE,
+    size=_CHAOS_SIZE,
+    contents="20 labelled and 20 test cases; labels liver, right kidney, left kidney, spleen",
+    point_at=_CHAOS_POINT_AT,
+)
+BTCV = Source(
+    title="BTCV (MICCAI 2015), abdomen: CT with 13 organs",
+    url="https://www.synapse.org/#!Synapse:syn3193805/wiki/217789",
+    licence="Synapse account and registration for the challenge needed; see its terms, do not pass the data on",
+    size="RawData.zip, a few GB",
+    contents="30 labelled cases (1-10, 21-40) and 20 test cases (61-80); 13 labels",
+    point_at="the folder RawData, or RawData.zip",
+)
 MSD = Source(
     title="Medical Segmentation Decathlon, any of its ten tasks, or a dataset laid out like one",
     url="http://medicaldecathlon.com/",
@@ -60,6 +122,16 @@ class MsdTask:
     channels: tuple[str, ...]
     labels: tuple[str, ...]
 
+
+#: Case numbers of the 80 cases that NIH Pancreas-CT has since 2020.
+NIH_WITHDRAWN = (25, 70)
+NIH_CASES = tuple(i for i in range(1, 83) if i not in NIH_WITHDRAWN)
+SLIVER07_CASES = tuple(range(1, 21))
+LITS_CASES = tuple(range(131))
+CHAOS_CT_CASES = (1, 2, 5, 6, 8, 10, 14, 16, 18, 19, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30)
+CHAOS_MR_CASES = (1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39)
+BTCV_CASES = (*range(1, 11), *range(21, 41))
+BTCV_TEST_CASES = tuple(range(61, 81))
 
 MSD_TASKS: Mapping[int, MsdTask] = MappingProxyType(
     {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,10 @@ from nnunet_ext.errors import UserError
 
 #: A label stored as float may miss its integer by this much through resampling or scaling tools.
 LABEL_ROUNDING = 1e-3
+
+#: Organs of even intensity, the most telling first: their label shows whether it lies on its image.
+TELLING_ORGANS = ("liver", "spleen", "kidney", "pancreas")
+_SAMPLES = 50_000
 
 
 def check_same_size(image: Geometry, label: Geometry, image_name: Path | str, label_name: Path | str) -> None:
@@ -35,11 +41,11 @@ def integer_labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, bool]:
     Raises:
         UserError: a value is further than :data:`LABEL_ROUNDING` from an integer, negative, or not finite.
     """
-    if array.dtype.kind in "bu":
-        return array.view(np.uint8) if array.dtype.kind == "b" else array, False
+    if array.dtype.kind == "b":
+        return array.view(np.uint8), False
     if array.size and not (array.min() >= 0 and array.max() < 2**16):  # also catches NaN
         raise UserError(f"{path} is no label map: its values go from {array.min()} to {array.max()}.")
-    if array.dtype.kind == "i":
+    if array.dtype.kind in "ui":
         return array, False
     rounded = np.rint(array).astype(np.uint16)
     deviation = np.abs(array - rounded).max(initial=0)
@@ -48,16 +54,106 @@ def integer_labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, bool]:
     return rounded, bool(deviation > 0)
 
 
-def values_in(array: np.ndarray) -> list[int]:
-    """Distinct values of an array of non-negative integers below 2**16, ascending; several times faster than unique."""
-    seen = np.zeros(2**16, bool)
-    seen[array.ravel()] = True
-    return np.flatnonzero(seen).tolist()
-
-
 def check_label_values(array: np.ndarray, labels: Mapping[str, int], path: Path) -> None:
-    """Raise :class:`UserError` where a label map holds a value that ``labels`` does not name."""
-    unknown = sorted(set(values_in(array)) - set(labels.values()))
-    if unknown:
+    """Raise :class:`UserError` where an integer label map holds a value that ``labels`` does not name.
+
+    Args:
+        array: integers not below 0.
+        labels: numbered 0, 1, 2, ... without gaps, so that a look at the largest value is enough.
+        path: named in the message.
+    """
+    highest = max(labels.values())
+    if array.size and array.max() > highest:
+        unknown = np.unique(array[array > highest]).tolist()
         known = ", ".join(f"{value} {name}" for name, value in sorted(labels.items(), key=lambda item: item[1]))
         raise UserError(f"{path} holds label value {', '.join(map(str, unknown))}; this dataset knows {known}.")
+
+
+@dataclass(frozen=True)
+class Plausible:
+    """Intensities that a parenchymal organ has under a label that lies on it.
+
+    Attributes:
+        low: smallest plausible median.
+        high: largest plausible median.
+        spread: largest plausible distance of the 5th and 95th percentile, in the image's units or, where
+            ``relative``, in medians.
+        relative: the image has no fixed units.
+    """
+
+    low: float
+    high: float
+    spread: float
+    relative: bool
+
+
+#: Hounsfield units. Real livers, spleens, kidneys and pancreases have spreads of 50-90, flipped labels of 130-1300.
+CT = Plausible(-10, 250, 140, relative=False)
+MR = Plausible(1, np.inf, 0.5, relative=True)
+
+
+def telling_label(labels: Mapping[str, int]) -> int | None:
+    """The value of the label that best shows a wrong orientation; None where there is no such organ."""
+    for organ in TELLING_ORGANS:
+        for name, value in labels.items():
+            if organ in name.lower() and not any(word in name.lower() for word in ("tumo", "cancer", "vessel", "vein")):
+                return value
+    return None
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """What the image looks like under a label and under its mirror images.
+
+    Attributes:
+        spread: distance of 5th and 95th percentile under the label as it is; relative to the median for MR.
+        median: median under the label as it is.
+        better: axes, such as ``"zy"``, along which the label would have to be flipped to lie on its organ;
+            empty where no flip is clearly better.
+        plausible: the label as it is covers something organ-like.
+    """
+
+    spread: float
+    median: float
+    better: str
+    plausible: bool
+
+
+def check_orientation(image: np.ndarray, mask: np.ndarray, expected: Plausible) -> Orientation | None:
+    """Compare the intensities under a mask with those under its mirror images.
+
+    A label that lies on its organ covers one tissue; flipped, it covers a mixture. On a CHAOS liver the standard
+    deviation is 34 HU as it is and 196 to 347 HU for the flips.
+
+    Args:
+        image: ``(z, y, x)``.
+        mask: boolean, same shape.
+        expected: what counts as organ-like.
+
+    Returns:
+        None for a mask of fewer than 20 voxels, which says nothing.
+    """
+    voxels = np.flatnonzero(mask)
+    if voxels.size < 20:
+        return None
+    z, y, x = np.unravel_index(voxels[:: max(1, voxels.size // _SAMPLES)], mask.shape)
+    last = [n - 1 for n in mask.shape]
+
+    def measure(flip: tuple[str, ...]) -> tuple[float, float, bool]:
+        under = image[
+            last[0] - z if "z" in flip else z, last[1] - y if "y" in flip else y, last[2] - x if "x" in flip else x
+        ]
+        low, median, high = (float(v) for v in np.percentile(under, (5, 50, 95)))
+        spread = (high - low) / max(abs(median), 1e-6) if expected.relative else high - low
+        return spread, median, expected.low <= median <= expected.high and spread <= expected.spread
+
+    spread, median, plausible = measure(())
+    better = ""
+    if not plausible:
+        candidates = []
+        for flip in (flip for count in (1, 2, 3) for flip in combinations("zyx", count)):
+            other, _, organ_like = measure(flip)
+            if organ_like and other < spread / 2:
+                candidates.append((len(flip), other, "".join(flip)))
+        better = min(candidates)[2] if candidates else ""  # the simplest flip that does
+    return Orientation(spread, median, better, plausible)

@@ -2,82 +2,183 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dataset_conversion import catalogue
+from dataset_conversion.options import Options
 from nnunet_ext.console import run
+
+_SETTINGS: dict[str, Any] = {"rich_markup_mode": "rich", "pretty_exceptions_enable": False, "no_args_is_help": True}
+_HELP_OPTION = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="Convert a public dataset, as downloaded, to nnU-Net raw format (into the folder nnUNet_raw).",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP_OPTION,
+    **_SETTINGS,
 )
 
 
-class ModeChoice(str, Enum):
-    """How files that nnU-Net can read as they are get into the dataset."""
-
+class _Mode(str, Enum):
     link = "link"
     copy = "copy"
 
 
-class CheckChoice(str, Enum):
-    """How much of every file is read."""
-
+class _Check(str, Enum):
     full = "full"
     headers = "headers"
 
 
-SourceArgument = Annotated[Path, typer.Argument(help="Folder or archive, see above.", show_default=False)]
-IdOption = Annotated[
-    int | None,
-    typer.Option("-d", "--dataset-id", min=1, max=999, help="Dataset id instead of the usual one.", show_default=False),
-]
-ModeOption = Annotated[
-    ModeChoice,
-    typer.Option(help="link: refer to the source files where they are, so keep them; copy: be independent of them."),
-]
-ProcessesOption = Annotated[
-    int, typer.Option("-np", "--processes", min=1, help="Worker processes; each holds one case in memory.")
-]
-CheckOption = Annotated[
-    CheckChoice,
-    typer.Option(help="full: read every voxel (label values, checksums, NaN); headers: only headers and file lengths."),
-]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset if it exists.")]
+def _shared(  # the parameters that every command has
+    dataset_id: Annotated[
+        int | None,
+        typer.Option("-d", "--dataset-id", min=1, max=999, help="Id instead of the usual one.", show_default=False),
+    ] = None,
+    mode: Annotated[
+        _Mode,
+        typer.Option(
+            help="link: leave files that nnU-Net can read (NIfTI) where they are and refer to them, so keep them; "
+            "copy: make the dataset independent of them."
+        ),
+    ] = _Mode.link,
+    processes: Annotated[
+        int, typer.Option("-np", "--processes", min=1, help="Worker processes; each holds one case in memory.")
+    ] = min(8, os.cpu_count() or 1),
+    check: Annotated[
+        _Check,
+        typer.Option(
+            help="full: read every voxel (label values, checksums, NaN, flipped labels); "
+            "headers: only headers and file lengths of files that stay as they are."
+        ),
+    ] = _Check.full,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset if it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Convert although a label looks flipped.")] = False,
+) -> Options:
+    return Options(dataset_id, mode.value, processes, check.value, dry_run, overwrite, force)
 
-DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
+
+Source = Annotated[Path, typer.Argument(help="Folder or archive, see above.", show_default=False)]
 
 
-@app.command("msd", help=catalogue.MSD.help())
-def msd(
-    source: SourceArgument,
-    dataset_id: IdOption = None,
-    mode: ModeOption = ModeChoice.link,
-    processes: ProcessesOption = DEFAULT_PROCESSES,
-    check: CheckOption = CheckChoice.full,
-    dry_run: DryRunOption = False,
-    overwrite: OverwriteOption = False,
+def _command(name: str, dataset: catalogue.Source) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register ``function(source, options, ...)``; the command gets the shared parameters in place of ``options``."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters
+        shared = inspect.signature(_shared, eval_str=True).parameters
+        extra = {key: own[key] for key in own if key not in ("source", "options")}
+        parameters = [own["source"], *extra.values(), *shared.values()]
+
+        def command(**arguments: Any) -> None:
+            options = _shared(**{key: arguments.pop(key) for key in shared})
+            function(options=options, **arguments)
+
+        # typer reads a command's parameters from its signature
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name, help=dataset.help(), short_help=dataset.title, no_args_is_help=True)(command)
+        return function
+
+    return register
+
+
+@_command("msd", catalogue.MSD)
+def _msd(
+    source: Source,
+    options: Options,
+    validation: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Write one fold that validates on so many cases, e.g. 20 for Task09.", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Medical Segmentation Decathlon."""
-    from dataset_conversion.engine import Options
     from dataset_conversion.msd import convert_msd
 
-    convert_msd(source, Options(dataset_id, mode.value, processes, check.value, dry_run, overwrite))
+    convert_msd(source, options, validation)
 
 
-def main(command: str) -> None:
-    """Run one dataset's command on its own, as ``python -m dataset_conversion.<module>`` does."""
-    (info,) = [info for info in app.registered_commands if info.name == command]
-    assert info.callback is not None
-    single = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    single.command(command, help=info.help, context_settings={"help_option_names": ["-h", "--help"]})(info.callback)
-    run(single)
+@_command("nih-pancreas", catalogue.NIH_PANCREAS)
+def _nih_pancreas(
+    source: Source,
+    options: Options,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder or zip with the labels, if not in SOURCE.", show_default=False)
+    ] = None,
+) -> None:
+    from dataset_conversion.nih_pancreas import convert_nih_pancreas
+
+    convert_nih_pancreas(source, options, labels)
+
+
+@_command("sliver07", catalogue.SLIVER07)
+def _sliver07(source: Source, options: Options) -> None:
+    from dataset_conversion.sliver07 import convert_sliver07
+
+    convert_sliver07(source, options)
+
+
+@_command("lits", catalogue.LITS)
+def _lits(
+    source: Source,
+    options: Options,
+    labelled: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Fraction of the training part that keeps its labels; the rest goes to imagesUn."
+        ),
+    ] = 1.0,
+    test_cases: Annotated[
+        Path | None,
+        typer.Option(help="File with the numbers of the cases to hold out, instead of 31 drawn.", show_default=False),
+    ] = None,
+    spacing_csv: Annotated[
+        Path | None,
+        typer.Option(help="Lines case,x,y,z with voxel sizes in mm for cases that lost theirs.", show_default=False),
+    ] = None,
+) -> None:
+    from dataset_conversion.lits import convert_lits
+
+    convert_lits(source, options, labelled, spacing_csv, test_cases)
+
+
+@_command("chaos-ct", catalogue.CHAOS_CT)
+def _chaos_ct(source: Source, options: Options) -> None:
+    from dataset_conversion.chaos import convert_chaos
+
+    convert_chaos(source, options, "CT")
+
+
+@_command("chaos-t1dual", catalogue.CHAOS_T1DUAL)
+def _chaos_t1dual(source: Source, options: Options) -> None:
+    from dataset_conversion.chaos import convert_chaos
+
+    convert_chaos(source, options, "T1DUAL")
+
+
+@_command("chaos-t2spir", catalogue.CHAOS_T2SPIR)
+def _chaos_t2spir(source: Source, options: Options) -> None:
+    from dataset_conversion.chaos import convert_chaos
+
+    convert_chaos(source, options, "T2SPIR")
+
+
+@_command("btcv", catalogue.BTCV)
+def _btcv(source: Source, options: Options) -> None:
+    from dataset_conversion.btcv import convert_btcv
+
+    convert_btcv(source, options)
+
+
+def main(*commands: str) -> None:
+    """Run some of the commands on their own, as ``python -m dataset_conversion.<module>`` does."""
+    part = typer.Typer(context_settings=_HELP_OPTION, **_SETTINGS)
+    part.registered_commands = [info for info in app.registered_commands if info.name in commands]
+    run(part)

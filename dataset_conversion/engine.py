@@ -7,54 +7,40 @@ interruption takes it up from there. The source is only ever read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
-from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dataset_conversion.checks import check_label_values, check_same_size, integer_labels
+from dataset_conversion import checks
+from dataset_conversion.cases import Case, Scan, SkipCaseError, Subset
+from dataset_conversion.options import Options
 from dataset_conversion.source import natural_key
-from dataset_conversion.volumes import Geometry, Volume, nifti_ending, read_header, read_volume, write_nifti
+from dataset_conversion.splits import Split
+from dataset_conversion.volumes import (
+    Geometry,
+    Volume,
+    nifti_ending,
+    read_volume,
+    replaced_when_complete,
+    write_nifti,
+)
 from nnunet_ext import __version__
 from nnunet_ext.errors import UserError
 
-Subset = Literal["Tr", "Ts"]
-Mode = Literal["link", "copy"]
-Check = Literal["full", "headers"]
-
-console = Console(stderr=True)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user chose on the command line.
-
-    Attributes:
-        dataset_id: replaces the dataset's own number.
-        mode: ``link`` leaves readable files where they are; ``copy`` makes the dataset independent of the source.
-        processes: workers, each of which holds one case in memory.
-        check: ``full`` reads every voxel once, ``headers`` trusts the voxels.
-        dry_run: look at everything, write nothing.
-        overwrite: replace a dataset of the same name.
-    """
-
-    dataset_id: int | None = None
-    mode: Mode = "link"
-    processes: int = 1
-    check: Check = "full"
-    dry_run: bool = False
-    overwrite: bool = False
+console = Console(stderr=True, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -82,109 +68,42 @@ class Dataset:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Scan:
-    """One case as read.
+@dataclass
+class Findings:
+    """What a converter found in the source.
 
     Attributes:
-        channels: one volume per channel, all on one grid.
-        label: label map on that grid; None for cases without labels.
-        warnings: what the report should say about the case, one sentence each.
+        cases: to be converted.
+        skipped: reason by name of what was left out.
+        notes: sentences on the dataset as a whole.
+        split: folds for ``splits_final.json``; None leaves them to nnU-Net.
     """
 
-    channels: Sequence[Volume]
-    label: Volume | None
-    warnings: tuple[str, ...] = ()
+    cases: list[Case] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    split: Split | None = None
+
+    def names(self, subset: Subset) -> list[str]:
+        """Names of the cases of one subset, in their order."""
+        return [case.name for case in self.cases if case.subset == subset]
+
+    def note_missing(self, what: str, known: Sequence[int], found: Sequence[int]) -> None:
+        """Note which of the known case numbers were not found."""
+        missing = sorted(set(known) - set(found))
+        if missing:
+            self.notes.append(f"{len(missing)} of {len(known)} {what} were not found: {_ranges(missing)}")
 
 
-@dataclass(frozen=True)
-class Case(ABC):
-    """One case of the new dataset and where it comes from; sent to worker processes.
-
-    Attributes:
-        name: nnU-Net's case identifier.
-        subset: ``Tr`` for labelled cases, ``Ts`` for test cases.
-    """
-
-    name: str
-    subset: Subset
-
-    @abstractmethod
-    def sources(self) -> tuple[Path, ...]:
-        """Files the case is made of."""
-
-    @abstractmethod
-    def check_headers(self) -> None:
-        """Find, without reading voxels, what is wrong with the case; raises :class:`UserError`."""
-
-    @abstractmethod
-    def read(self, check: Check) -> Scan:
-        """Read the case; raises :class:`UserError`."""
-
-
-@dataclass(frozen=True)
-class NiftiCase(Case):
-    """A case whose image and label are NIfTI files.
-
-    Attributes:
-        image: 3D image, or 4D with one channel per volume.
-        label: label map, None for test cases.
-    """
-
-    image: Path
-    label: Path | None = None
-
-    def sources(self) -> tuple[Path, ...]:
-        """Image and label."""
-        return (self.image,) if self.label is None else (self.image, self.label)
-
-    def check_headers(self) -> None:
-        """Compare the shapes of image and label."""
-        image = read_header(self.image).geometry
-        if len(image.size) not in (3, 4):
-            raise UserError(f"{self.image} has {len(image.size)} dimensions; 3 or 4 are expected.")
-        if self.label is not None:
-            check_same_size(_spatial(image), read_header(self.label).geometry, self.image, self.label)
-
-    def read(self, check: Check) -> Scan:
-        """Read voxels where they are to be checked or have to be written anew; stamp the image's grid on the label."""
-        image = read_header(self.image)
-        if check == "full" or image.path is None or len(image.geometry.size) == 4:
-            image = replace(read_volume(self.image), path=image.path)
-        channels = _split_channels(image)
-        if self.label is None:
-            return Scan(channels, None)
-        label = read_header(self.label)
-        if check == "full" or label.path is None:
-            label = read_volume(self.label)
-        label, warnings = on_grid_of(label, channels[0].geometry, self.label)
-        return Scan(channels, label, warnings)
-
-
-def _spatial(geometry: Geometry) -> Geometry:
-    """The grid of one volume of a 4D file."""
-    if len(geometry.size) == 3:
-        return geometry
-    direction = np.reshape(geometry.direction, (4, 4))[:3, :3]
-    return Geometry(geometry.size[:3], geometry.spacing[:3], geometry.origin[:3], tuple(direction.ravel().tolist()))
-
-
-def _split_channels(image: Volume) -> list[Volume]:
-    if len(image.geometry.size) == 3:
-        return [image]
-    assert image.array is not None
-    return [Volume(_spatial(image.geometry), channel) for channel in image.array]
-
-
-def on_grid_of(label: Volume, grid: Geometry, path: Path) -> tuple[Volume, tuple[str, ...]]:
-    """Give a label map the geometry of its image, voxel for voxel, and say where its own header disagreed."""
-    differences = grid.differences(label.geometry)
-    warnings = (f"label header differs from the image's in {'; '.join(differences)}",) if differences else ()
-    if grid.same_for_nnunet(label.geometry):
-        return label, warnings
-    if label.array is None:
-        label = read_volume(path)
-    return Volume(grid, label.array), warnings
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as ``1-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 @dataclass
@@ -193,19 +112,23 @@ class Record:
 
     Attributes:
         name: case identifier.
-        subset: see :class:`Case`.
+        subset: see :class:`~dataset_conversion.cases.Case`.
+        fingerprint: sizes and times of the source files and the settings that matter.
         images: one path per channel, absolute or relative to the dataset folder.
         label: likewise.
+        orientation: axis codes of the image, such as ``LPS``.
         warnings: sentences for the report.
-        fingerprint: sizes and times of the source files and the settings that matter.
+        skipped: why the case was left out.
     """
 
     name: str
     subset: Subset
+    fingerprint: str
     images: list[str] = field(default_factory=list)
     label: str | None = None
+    orientation: str = ""
     warnings: list[str] = field(default_factory=list)
-    fingerprint: str = ""
+    skipped: str | None = None
 
 
 def raw_folder() -> Path:
@@ -216,9 +139,7 @@ def raw_folder() -> Path:
     """
     value = os.environ.get("nnUNet_raw", "")
     if not value:
-        raise UserError(
-            "nnUNet_raw is not set: export nnUNet_raw=FOLDER, the folder your nnU-Net datasets are to lie in."
-        )
+        raise UserError("nnUNet_raw is not set: export nnUNet_raw=FOLDER, where your nnU-Net datasets are to lie.")
     return Path(value).absolute()
 
 
@@ -229,23 +150,16 @@ def folder_name(dataset: Dataset, options: Options) -> str:
 
 
 def convert(
-    dataset: Dataset,
-    cases: Sequence[Case],
-    options: Options,
-    *,
-    source: Path,
-    skipped: Mapping[str, str] | None = None,
-    source_is_temporary: bool = False,
+    dataset: Dataset, findings: Findings, options: Options, *, source: Path, source_is_temporary: bool = False
 ) -> Path:
     """Build a dataset from its cases.
 
     Args:
         dataset: what is true of it as a whole.
-        cases: its cases, in the order in which nnU-Net shall list them.
+        findings: its cases and what else was found.
         options: the user's choices.
         source: what the user pointed at, for the report.
-        skipped: reason by name of what was found and left out.
-        source_is_temporary: the source was unpacked for this run, so its files are taken over instead of linked.
+        source_is_temporary: the source was unpacked for this run, so nothing may refer to it later.
 
     Returns:
         The dataset folder (with ``dry_run`` the folder that would be made).
@@ -257,32 +171,38 @@ def convert(
         options = replace(options, mode="copy")
     target = raw_folder() / folder_name(dataset, options)
     _check_target(target, options)
-    if not any(case.subset == "Tr" for case in cases):
-        raise UserError(f"{source} holds no labelled case.")
+    cases = sorted(findings.cases, key=lambda case: natural_key(case.name))
+    _check_cases(cases, source)
+    _check_preprocessed_split(target.name, findings.split)
     for case in cases:
         case.check_headers()
     work = target.with_name(f".{target.name}.partial")
+    subsets = {case.subset for case in cases} | {"Ts"}  # nnU-Net's own tools expect imagesTs
     if not options.dry_run:
-        (work / "records").mkdir(parents=True, exist_ok=True)
-        for subset in ("imagesTr", "labelsTr", "imagesTs"):
-            (work / subset).mkdir(exist_ok=True)
+        for name in ("records", "imagesTr", "labelsTr", *(f"images{subset}" for subset in subsets)):
+            (work / name).mkdir(parents=True, exist_ok=True)
     job = _Job(None if options.dry_run else work, dataset, options)
-    records = sorted(_run(job, cases, options.processes), key=lambda record: natural_key(record.name))
-    report = _report(dataset, records, options, source, skipped or {})
-    if options.dry_run:
-        console.print(f"Dry run: {target} would hold {_count(records)}.")
-    else:
+    done = {record.name: record for record in _run(job, cases, options.processes)}
+    records = [done[case.name] for case in cases if done[case.name].skipped is None]
+    findings.skipped.update({name: r.skipped for name, r in done.items() if r.skipped is not None})
+    report = _report(dataset, records, findings, options, source)
+    if not options.dry_run:
         _write_json(work / "conversion_report.json", report)
+        if findings.split is not None:
+            _write_json(work / "splits_final.json", _without(findings.split, findings.skipped))
         _write_json(work / "dataset.json", _dataset_json(dataset, records))
-        _publish(work, target)
-        console.print(f"[bold]{target}[/bold] holds {_count(records)}.")
-    _print_summary(report)
+        _publish(work, target, {path for record in records for path in (*record.images, record.label or "")})
+    _print_summary(report, target, options)
     return target
 
 
-def _count(records: Sequence[Record]) -> str:
-    train = sum(record.subset == "Tr" for record in records)
-    return f"{train} labelled and {len(records) - train} test cases"
+def _check_cases(cases: Sequence[Case], source: Path) -> None:
+    if not any(case.subset == "Tr" for case in cases):
+        raise UserError(f"{source} holds no labelled case.")
+    name, count = Counter(case.name for case in cases).most_common(1)[0]
+    if count > 1:
+        first, second = [case.image_path for case in cases if case.name == name][:2]
+        raise UserError(f"{first} and {second} are both case {name}; point at one copy of the dataset.")
 
 
 def _check_target(target: Path, options: Options) -> None:
@@ -298,6 +218,18 @@ def _check_target(target: Path, options: Options) -> None:
         raise UserError(f"{target} exists; choose another id with -d, or replace it with --overwrite.")
 
 
+def _check_preprocessed_split(name: str, split: Split | None) -> None:
+    """nnU-Net's planning stops with a bare assertion where the preprocessed folder holds other folds."""
+    folder = os.environ.get("nnUNet_preprocessed")
+    path = Path(folder, name, "splits_final.json") if folder else None
+    if split is None or path is None or not path.is_file():
+        return
+    if json.loads(path.read_text(encoding="utf-8"))[: len(split.folds)] != list(split.folds):
+        raise UserError(
+            f"{path} holds other folds, from an earlier conversion; remove that folder or choose another -d."
+        )
+
+
 @dataclass(frozen=True)
 class _Job:
     """What a worker needs besides the case; ``folder`` is None for a dry run."""
@@ -307,44 +239,72 @@ class _Job:
     options: Options
 
     def __call__(self, case: Case) -> Record:
-        fingerprint = self._fingerprint(case)
+        record = Record(case.name, case.subset, self._fingerprint(case))
         stamp = None if self.folder is None else self.folder / "records" / f"{case.name}.json"
         if stamp is not None and stamp.is_file():
-            record = Record(**json.loads(stamp.read_text(encoding="utf-8")))
-            if record.fingerprint == fingerprint:
-                return record
-        scan = case.read(self.options.check)
-        if len(scan.channels) != len(self.dataset.channel_names):
-            raise UserError(
-                f"{case.sources()[0]} has {len(scan.channels)} channels, "
-                f"and the dataset has {len(self.dataset.channel_names)} ({', '.join(self.dataset.channel_names)})."
-            )
-        record = Record(case.name, case.subset, warnings=list(scan.warnings), fingerprint=fingerprint)
-        for volume in scan.channels:
-            _check_finite(volume, case.sources()[0])
-        if scan.label is not None:
-            scan = replace(scan, label=self._checked_label(scan.label, case.sources()[-1], record))
+            finished = Record(**json.loads(stamp.read_text(encoding="utf-8")))
+            if finished.fingerprint == record.fingerprint:
+                return finished
+        try:
+            scan = case.read(self.options.check)
+        except SkipCaseError as reason:
+            record.skipped = str(reason)
+            return record
+        scan = self._checked(scan, case, record)
         if self.folder is not None and stamp is not None:
             self._write(scan, record)
-            _write_json(stamp, asdict(record))
+            # nothing is gained by remembering a case of which only two headers were read
+            if self.options.check == "full" or not all(Path(path).is_absolute() for path in record.images):
+                _write_json(stamp, asdict(record))
         return record
 
     def _fingerprint(self, case: Case) -> str:
         files = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in case.sources()]
-        return "; ".join([__version__, self.options.mode, self.options.check, self.dataset.file_ending, *files])
+        settings = (__version__, self.dataset, self.options.mode, self.options.check, self.options.force, case, files)
+        return hashlib.sha256(repr(settings).encode()).hexdigest()
 
-    def _checked_label(self, label: Volume, path: Path, record: Record) -> Volume:
-        if label.array is None:
-            return label
-        array, rounded = integer_labels(label.array, path)
-        check_label_values(array, self.dataset.labels, path)
+    def _checked(self, scan: Scan, case: Case, record: Record) -> Scan:
+        if len(scan.channels) != len(self.dataset.channel_names):
+            raise UserError(
+                f"{case.image_path} has {len(scan.channels)} channels, "
+                f"and the dataset has {len(self.dataset.channel_names)} ({', '.join(self.dataset.channel_names)})."
+            )
+        record.warnings.extend(scan.warnings)
+        record.orientation = _axis_codes(scan.channels[0].geometry)
+        for volume in scan.channels:
+            if volume.array is not None and volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
+                raise UserError(f"{case.image_path} holds voxels that are NaN or infinite, which nnU-Net refuses.")
+        if scan.label is None or scan.label.array is None:
+            return scan
+        array, rounded = checks.integer_labels(scan.label.array, case.label_path)
+        checks.check_label_values(array, self.dataset.labels, case.label_path)
+        self._check_orientation(scan.channels[0].array, array, case.label_path, record)
         if rounded:
             record.warnings.append("label values were rounded to integers")
-            return Volume(label.geometry, array)
-        return replace(label, array=array)
+        return replace(scan, label=Volume(scan.label.geometry, array, None if rounded else scan.label.path))
+
+    def _check_orientation(self, image: np.ndarray | None, label: np.ndarray, path: Path, record: Record) -> None:
+        value = checks.telling_label(self.dataset.labels)
+        if image is None or value is None:
+            return
+        expected = checks.CT if self.dataset.channel_names[0].upper() == "CT" else checks.MR
+        found = checks.check_orientation(image, label == value, expected)
+        if found is None or found.plausible:
+            return
+        organ = next(name for name, number in self.dataset.labels.items() if number == value)
+        measured = (
+            f"the image under {organ} has median {found.median:.0f} and its 5th and 95th percentile are "
+            f"{found.spread:.3g}{' medians' if expected.relative else ''} apart"
+        )
+        if found.better and not self.options.force:
+            raise UserError(
+                f"{path} does not lie on its image ({measured}), but would if flipped along {found.better}; "
+                "mend it, or convert it as it is with --force."
+            )
+        hint = f"; a flip along {found.better} would fit better" if found.better else ""
+        record.warnings.append(f"label may not lie on its image: {measured}{hint}")
 
     def _write(self, scan: Scan, record: Record) -> None:
-        assert self.folder is not None
         ending = self.dataset.file_ending
         for channel, volume in enumerate(scan.channels):
             name = f"images{record.subset}/{record.name}_{channel:04d}{ending}"
@@ -356,29 +316,33 @@ class _Job:
         """Put one file at ``name`` in the dataset, or leave it where it is; gives the path for dataset.json."""
         assert self.folder is not None
         target = self.folder / name
-        usable = volume.path is not None and nifti_ending(volume.path) == self.dataset.file_ending
-        if not usable or volume.path is None:
-            array = volume.array if volume.array is not None or volume.path is None else read_volume(volume.path).array
-            assert array is not None
-            write_nifti(target, array.astype(np.uint8) if is_label else _compact(array), volume.geometry)
+        if volume.path is None or nifti_ending(volume.path) != self.dataset.file_ending:
+            if volume.array is None:
+                assert volume.path is not None
+                volume = replace(volume, array=read_volume(volume.path).array)
+            assert volume.array is not None
+            write_nifti(target, volume.array.astype(np.uint8) if is_label else _compact(volume.array), volume.geometry)
         elif self.options.mode == "copy":
-            _copy(volume.path, target)
-        elif name.startswith("imagesTs"):  # nnUNetv2_predict reads a folder, not dataset.json
+            with replaced_when_complete(target) as temporary:
+                shutil.copyfile(volume.path, temporary)
+        elif name.startswith(("imagesTs", "imagesUn")):  # read as folders, not through dataset.json
             _link(volume.path, target)
         else:
             return str(volume.path.absolute())
         return name
 
 
-def _check_finite(volume: Volume, path: Path) -> None:
-    if volume.array is not None and volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
-        raise UserError(f"{path} holds voxels that are NaN or infinite, which nnU-Net refuses.")
+def _axis_codes(geometry: Geometry) -> str:
+    """Where the axes x, y, z of the array point, e.g. ``LPS``."""
+    axes = np.reshape(geometry.direction, (3, 3)).T
+    main = [int(np.abs(axis).argmax()) for axis in axes]
+    return "".join(("LR", "PA", "SI")[m][int(axis[m] < 0)] for m, axis in zip(main, axes, strict=True))
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
-    """Floats as int16 where nothing is lost, else as float32."""
+    """Floats as int16 where nothing is lost, else as float32; wide integers as int32."""
     if array.dtype.kind != "f":
-        return array
+        return array if array.dtype.itemsize <= 4 else array.astype(np.int32)
     if array.size and array.min() >= -(2**15) and array.max() < 2**15:
         integers = array.astype(np.int16)
         if np.array_equal(integers, array):
@@ -395,22 +359,12 @@ def _link(source: Path, target: Path) -> None:
         try:
             os.link(source, target)
         except OSError:
-            _copy(source, target)
+            shutil.copyfile(source, target)
 
 
-def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    temporary.replace(path)
+def _write_json(path: Path, content: Any) -> None:
+    with replaced_when_complete(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def _run(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
@@ -420,8 +374,7 @@ def _run(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
 
 
 def _results(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
-    # starting workers costs more than reading headers
-    if processes == 1 or job.options.check == "headers" or len(cases) == 1:
+    if processes == 1 or len(cases) == 1 or job.options.check == "headers":  # headers take less than starting workers
         yield from map(job, cases)
         return
     spawn = multiprocessing.get_context("spawn")  # fork is unsafe beside the progress bar's thread
@@ -432,9 +385,8 @@ def _results(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Recor
                 yield future.result()
         except BrokenProcessPool as error:
             raise UserError("A worker process was killed, probably for want of memory; try fewer with -np.") from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _dataset_json(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
@@ -454,9 +406,18 @@ def _dataset_json(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]
     return content
 
 
+def _without(split: Split, names: Mapping[str, str]) -> list[dict[str, list[str]]]:
+    return [{part: [n for n in cases if n not in names] for part, cases in fold.items()} for fold in split.folds]
+
+
 def _report(
-    dataset: Dataset, records: Sequence[Record], options: Options, source: Path, skipped: Mapping[str, str]
+    dataset: Dataset, records: Sequence[Record], findings: Findings, options: Options, source: Path
 ) -> dict[str, Any]:
+    split = findings.split
+    orientations = Counter(record.orientation for record in records)
+    if len(orientations) > 1:
+        found = ", ".join(f"{code} {count}" for code, count in orientations.most_common())
+        findings.notes.append(f"images have different orientations, which nnU-Net ignores: {found}")
     return {
         "dataset": folder_name(dataset, options),
         "source": str(source.absolute()),
@@ -465,25 +426,57 @@ def _report(
         "converted_by": f"nnunet_ext {__version__}",
         "mode": options.mode,
         "check": options.check,
-        "converted": {f"images{subset}": [r.name for r in records if r.subset == subset] for subset in ("Tr", "Ts")},
-        "skipped": dict(skipped),
+        "converted": {
+            f"images{subset}": [r.name for r in records if r.subset == subset]
+            for subset in ("Tr", "Ts", "Un")
+            if any(r.subset == subset for r in records)
+        },
+        "orientations": dict(orientations),
+        "skipped": findings.skipped,
+        "notes": findings.notes,
         "warnings": {record.name: record.warnings for record in records if record.warnings},
+        "split": {"rule": split.rule, "folds": _without(split, findings.skipped)} if split else None,
     }
 
 
-def _print_summary(report: Mapping[str, Any]) -> None:
+def _print_summary(report: Mapping[str, Any], target: Path, options: Options) -> None:
+    counts = ", ".join(f"{len(names)} in {folder}" for folder, names in report["converted"].items())
+    verb = "would get" if options.dry_run else "has"
+    console.print(f"{target} {verb} these cases: {counts}.", markup=False, highlight=False)
+    for note in report["notes"]:
+        console.print(f"Note: {note}.", markup=False, highlight=False)
     for title in ("skipped", "warnings"):
-        entries = report[title]
-        if not entries:
-            continue
-        console.print(f"{title.capitalize()} ({len(entries)}), all in conversion_report.json:")
-        for name, text in list(entries.items())[:10]:
-            console.print(f"  {name}: {text if isinstance(text, str) else '; '.join(text)}", markup=False)
+        for name, text in list(report[title].items())[:10]:
+            lines = text if isinstance(text, str) else "; ".join(text)
+            console.print(f"{title.capitalize()}: {name}: {lines}", markup=False, highlight=False)
+        if len(report[title]) > 10:
+            console.print(f"... and {len(report[title]) - 10} more, in conversion_report.json")
+    if report["split"]:
+        console.print(f"Split: {report['split']['rule']}.", markup=False, highlight=False)
+        for index, fold in enumerate(report["split"]["folds"]):
+            text = f"  fold {index}: {len(fold['train'])} to train, {len(fold['val'])} to validate: "
+            console.print(text + " ".join(fold["val"]), markup=False, highlight=False)
+    console.print(f"Terms of the data: {report['licence']}.", markup=False, highlight=False)
+    if not options.dry_run:
+        number = int(target.name[len("Dataset") : len("Dataset000")])
+        command = f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity"
+        console.print(f"Next: {command}", markup=False, highlight=False)
 
 
-def _publish(work: Path, target: Path) -> None:
-    """Give the finished folder its name; a dataset that it replaces goes only then."""
+def _publish(work: Path, target: Path, names: set[str]) -> None:
+    """Give the finished folder its name; a dataset that it replaces goes only then.
+
+    Args:
+        work: the finished folder.
+        target: its name.
+        names: relative paths of the dataset's files; others are left from an earlier, interrupted run and go.
+    """
     shutil.rmtree(work / "records")
+    for path in work.glob("*/*"):
+        if path.relative_to(work).as_posix() not in names:
+            path.unlink()
+    if (work / "imagesUn").is_dir() and not any((work / "imagesUn").iterdir()):
+        (work / "imagesUn").rmdir()
     if not target.exists():
         work.replace(target)
         return

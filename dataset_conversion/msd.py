@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dataset_conversion.cases import FileCase
 from dataset_conversion.catalogue import MSD, MSD_TASKS, MsdTask
-from dataset_conversion.engine import Case, Dataset, NiftiCase, Options, convert, raw_folder
+from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.options import Options
 from dataset_conversion.source import children, opened
+from dataset_conversion.splits import SEED, Split, hold_out
 from dataset_conversion.volumes import is_nifti, nifti_ending, nifti_stem
 from nnunet_ext.errors import UserError
 
@@ -17,12 +20,14 @@ _TASK_NAME = re.compile(r"Task(\d{2,3})_(\w+)", re.IGNORECASE)
 _KEPT_KEYS = ("description", "release")
 
 
-def convert_msd(source: Path, options: Options) -> Path:
+def convert_msd(source: Path, options: Options, validation: int | None = None) -> Path:
     """Convert one task.
 
     Args:
         source: task folder, a folder that holds exactly one, or the task's archive.
         options: the user's choices.
+        validation: write a single fold that validates on so many cases, drawn with the fixed seed; None leaves the
+            folds to nnU-Net.
 
     Returns:
         The dataset folder.
@@ -33,9 +38,18 @@ def convert_msd(source: Path, options: Options) -> Path:
     with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
         task = find_task(folder)
         dataset = describe(task)
-        return convert(
-            dataset, find_cases(task, dataset.file_ending), options, source=source, source_is_temporary=temporary
-        )
+        findings = find_cases(task, dataset.file_ending)
+        if validation is not None:
+            findings.split = _single_fold(findings.names("Tr"), validation, task)
+        return convert(dataset, findings, options, source=source, source_is_temporary=temporary)
+
+
+def _single_fold(names: list[str], validation: int, task: Path) -> Split:
+    if not 0 < validation < len(names):
+        raise UserError(f"{task} has {len(names)} labelled cases, of which {validation} cannot be held out.")
+    held_out = hold_out(names, validation)
+    train = [name for name in names if name not in held_out]
+    return Split(f"{validation} cases drawn with seed {SEED} to validate on", ({"train": train, "val": held_out},))
 
 
 def find_task(folder: Path, depth: int = 3) -> Path:
@@ -90,7 +104,7 @@ def describe(task: Path) -> Dataset:
     )
 
 
-def find_cases(task: Path, file_ending: str) -> list[Case]:
+def find_cases(task: Path, file_ending: str) -> Findings:
     """Pair images and labels by name.
 
     Raises:
@@ -103,9 +117,9 @@ def find_cases(task: Path, file_ending: str) -> list[Case]:
     for name in labels:
         if name not in images:
             raise UserError(f"{labels[name]} has no image: {task / 'imagesTr' / (name + file_ending)} is missing.")
-    cases: list[Case] = [NiftiCase(name, "Tr", images[name], labels[name]) for name in images]
     tests = _images_by_name(task / "imagesTs")
-    return cases + [NiftiCase(name, "Ts", path) for name, path in tests.items()]
+    cases = [FileCase(name, "Tr", images[name], labels[name]) for name in images]
+    return Findings([*cases, *(FileCase(name, "Ts", path) for name, path in tests.items())])
 
 
 def _images_by_name(folder: Path) -> dict[str, Path]:

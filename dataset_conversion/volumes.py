@@ -1,27 +1,31 @@
 """Reading and writing volumes: voxels as ``(z, y, x)`` arrays, geometry in SimpleITK's terms.
 
-Geometry is read with SimpleITK because that is what nnU-Net reads NIfTI with. Voxels of NIfTI files are read with
-nibabel through a stream that is followed to its end: a truncated or altered ``.nii.gz`` is found by its checksum,
-where ITK would return whatever it could decompress.
+Geometry is what SimpleITK sees, because nnU-Net reads NIfTI with it; plain NIfTI headers are read without it, which
+is a hundred times quicker. Voxels of NIfTI files are read with nibabel through a stream that is followed to its end: a
+truncated or altered ``.nii.gz`` is found by its checksum, where ITK would return whatever it could decompress.
+Imaging libraries are imported where they are used: a conversion that links needs none of them.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import struct
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
 
+from dataset_conversion.metaimage import check_raw_length
+from dataset_conversion.nifti_header import ENOUGH, NiftiHeader, parse_nifti_header
 from nnunet_ext.errors import UserError
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -42,7 +46,9 @@ class Geometry:
 
     def differences(self, other: Geometry) -> list[str]:
         """What differs beyond the rounding of headers, in words; shapes are not compared."""
-        found = []
+        found: list[str] = []
+        if self == other:  # nearly always, and comparing numbers takes a while
+            return found
         for name, tolerance in (
             ("spacing", SPACING_TOLERANCE_MM),
             ("origin", ORIGIN_TOLERANCE_MM),
@@ -55,7 +61,9 @@ class Geometry:
 
     def same_for_nnunet(self, other: Geometry) -> bool:
         """Whether nnU-Net's integrity check would pass the pair in silence."""
-        return all(np.allclose(getattr(self, n), getattr(other, n)) for n in ("spacing", "origin", "direction"))
+        return self == other or all(
+            np.allclose(getattr(self, n), getattr(other, n)) for n in ("spacing", "origin", "direction")
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Volume:
 
 
 def _short(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{v:g}" for v in values) + ")"
+    return "(" + ", ".join(f"{v + 0.0:g}" for v in values) + ")"
 
 
 def is_nifti(path: Path) -> bool:
@@ -95,40 +103,68 @@ def nifti_stem(path: Path) -> str:
 def read_header(path: Path) -> Volume:
     """Read the header of an image file.
 
-    A NIfTI file whose axes are not perpendicular, which SimpleITK refuses, comes back with the nearest
-    perpendicular axes and without a path: it has to be written anew.
+    A NIfTI file that SimpleITK refuses, because its axes are not perpendicular or because it is NIfTI-2, comes back
+    with the nearest perpendicular axes and without a path: it has to be written anew.
 
     Raises:
         UserError: the file is no image or is shorter than its header says.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    return _read_header(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)  # headers are looked at before the work begins and again when a case is read
+def _read_header(path: Path, size: int, modified: int) -> Volume:
     if is_nifti(path):
-        _check_nifti_length(path)
+        header = _checked_nifti_header(path)
+        if header is not None and header.affine is not None and len(header.shape) == 3:
+            return Volume(_from_ras(header.shape, header.affine, header.spacing), path=path)
+    elif path.suffix.lower() == ".mhd":
+        check_raw_length(path)
+    return _read_header_with_itk(path)
+
+
+def _read_header_with_itk(path: Path) -> Volume:
+    import SimpleITK as sitk
+
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        if is_nifti(path) and "orthonormal" in str(error):
+        if is_nifti(path):  # skewed axes, or NIfTI-2
+            _decompressed_length(path)  # raises if the reason is that the file is damaged
             return Volume(_perpendicular_geometry(path))
-        raise UserError(f"{path} cannot be read: {_last_line(error)}") from error
+        raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
     geometry = Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
-    return Volume(geometry, path=path if is_nifti(path) else None)
+    in_place = is_nifti(path) and len(_load_nifti(path).shape) == len(geometry.size)  # else a 3D image stored as 4D
+    return Volume(geometry, path=path if in_place else None)
+
+
+def _from_ras(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> Geometry:
+    """Geometry of an affine that maps voxel indices to millimetres in NIfTI's frame."""
+    to_lps = np.diag([-1.0, -1.0, 1.0])
+    return Geometry(
+        tuple(shape),
+        tuple(spacing),
+        tuple((to_lps @ affine[:3, 3]).tolist()),
+        tuple((to_lps @ affine[:3, :3] / spacing).ravel().tolist()),
+    )
 
 
 def _perpendicular_geometry(path: Path) -> Geometry:
     image = _load_nifti(path)
-    to_lps = np.diag([-1.0, -1.0, 1.0])
-    axes = to_lps @ image.affine[:3, :3]
+    axes = image.affine[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
-    if not (np.isfinite(axes).all() and spacing.min() > 0 and abs(np.linalg.det(axes / spacing)) > 0.5):
+    if not (np.isfinite(image.affine).all() and spacing.min() > 0 and abs(np.linalg.det(axes / spacing)) > 0.5):
         raise UserError(f"{path} has no usable geometry in its header.")
     u, _, v = np.linalg.svd(axes / spacing)
-    return Geometry(
-        tuple(int(n) for n in image.shape),
-        tuple(spacing.tolist()),
-        tuple((to_lps @ image.affine[:3, 3]).tolist()),
-        tuple((u @ v).ravel().tolist()),
-    )
+    affine = image.affine.copy()
+    affine[:3, :3] = u @ v * spacing
+    return _from_ras([int(n) for n in image.shape], affine, spacing.tolist())
 
 
 def _last_line(error: Exception) -> str:
@@ -136,28 +172,38 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _check_nifti_length(path: Path) -> None:
-    """Compare the length that the header implies with the file's, without decompressing: gzip notes it at the end."""
+def _checked_nifti_header(path: Path) -> NiftiHeader | None:
+    """Read the header and compare the length it implies with the file's, without decompressing.
+
+    Returns:
+        The header; None if only nibabel understands it.
+    """
+    size = path.stat().st_size
     with path.open("rb") as raw:
-        compressed = raw.read(2) == _GZIP_MAGIC
+        beginning = raw.read(ENOUGH)
+        raw.seek(max(0, size - 4))
+        end = raw.read(4)
+    compressed = beginning.startswith(_GZIP_MAGIC)
     if compressed != (nifti_ending(path) == ".nii.gz"):
         state = "is gzip-compressed" if compressed else "is not gzip-compressed"
         raise UserError(f"{path} {state}, which its name denies; it is damaged or was renamed.")
-    needed = _nifti_length(path)
-    if not compressed:
-        found = path.stat().st_size
-    else:
-        with path.open("rb") as raw:
-            raw.seek(-4, os.SEEK_END)
-            (found,) = struct.unpack("<I", raw.read(4))
-        if found != needed % 2**32:  # may also be a file of several gzip members, which only decompressing can tell
-            found = _decompressed_length(path)
+    header = parse_nifti_header(beginning, compressed)
+    needed = _nifti_length(path) if header is None else header.file_length
+    found = size
+    if compressed:
+        # gzip notes the length, modulo 2**32, at the end of a member; a file of several members, and a damaged one,
+        # has another number there, and only decompressing can tell the two apart
+        noted = int.from_bytes(end, "little")
+        found = needed if noted == needed % 2**32 else _decompressed_length(path)
     if found < needed:
         raise UserError(f"{path} is truncated: its header promises {needed} bytes and {found} are there.")
+    return header
 
 
 def _load_nifti(path: Path) -> nib.Nifti1Image:
     """Read the header; NIfTI-2 is a kind of NIfTI-1 to nibabel."""
+    import nibabel as nib
+
     try:
         image = nib.load(path)
     except Exception as error:  # nibabel raises many kinds for damaged headers
@@ -169,14 +215,20 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
 
 def _nifti_length(path: Path) -> int:
     """Bytes, decompressed, that a file with this header has."""
-    header = _load_nifti(path).header
-    return int(header.get_data_offset()) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    from nibabel.arrayproxy import ArrayProxy
+
+    image = _load_nifti(path)
+    assert isinstance(image.dataobj, ArrayProxy)
+    voxels = math.prod(image.header.get_data_shape())
+    return int(image.dataobj.offset) + voxels * image.header.get_data_dtype().itemsize
 
 
 def _decompressed_length(path: Path) -> int:
+    from isal import igzip
+
     length = 0
     try:
-        with gzip.open(path) as stream:
+        with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
             while chunk := stream.read(1 << 22):
                 length += len(chunk)
     except (EOFError, OSError, zlib.error) as error:
@@ -196,17 +248,25 @@ def read_volume(path: Path) -> Volume:
     """
     header = read_header(path)
     if is_nifti(path):
-        return replace(header, array=_nifti_voxels(path))
-    try:
-        return replace(header, array=sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
-    except RuntimeError as error:
-        raise UserError(f"{path} cannot be read: {_last_line(error)}") from error
+        array = _nifti_voxels(path)
+    else:
+        import SimpleITK as sitk
+
+        try:
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        except RuntimeError as error:
+            raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
+    return replace(header, array=array.reshape(header.geometry.size[::-1]))
 
 
 def _nifti_voxels(path: Path) -> np.ndarray:
+    from isal import igzip
+    from nibabel.arrayproxy import ArrayProxy
+    from nibabel.filebasedimages import ImageFileError
+
     kind = type(_load_nifti(path))
     try:
-        with gzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
+        with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
             image = kind.from_stream(stream)
             voxels = image.dataobj
             assert isinstance(voxels, ArrayProxy)
@@ -222,8 +282,12 @@ def _nifti_voxels(path: Path) -> np.ndarray:
 def write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Write ``(z, y, x)`` voxels; the file appears under its name only when it is complete.
 
-    Compression is zlib's fastest: a few per cent larger than the default of ITK, several times faster.
+    Compression is ISA-L's fastest: a few per cent larger than that of ITK, several times faster. The same voxels
+    give the same bytes.
     """
+    import nibabel as nib
+    from isal import igzip
+
     affine = np.eye(4)
     to_ras = np.diag([-1.0, -1.0, 1.0])
     affine[:3, :3] = to_ras @ np.reshape(geometry.direction, (3, 3)) @ np.diag(geometry.spacing)
@@ -232,9 +296,20 @@ def write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
+    with replaced_when_complete(path) as temporary, temporary.open("wb") as raw:
+        if nifti_ending(path) == ".nii":
+            image.to_stream(raw)
+        else:
+            with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
+                image.to_stream(stream)
+
+
+@contextmanager
+def replaced_when_complete(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write to; it takes the name ``path`` if nothing is raised, else it is removed."""
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        nib.save(image, temporary)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

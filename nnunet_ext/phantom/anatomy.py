@@ -8,7 +8,7 @@ the two adrenal glands are drawn somewhat larger so that they hold several voxel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -58,7 +58,7 @@ FIELD_OF_VIEW_MM = (192.0, 320.0, 320.0)
 DEFAULT_SHAPE = (24, 64, 64)
 DEFAULT_SPACING_MM = (8.0, 5.0, 5.0)
 
-Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]  # z, y, x in mm, broadcastable to the volume
+Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]  # z, y, x in mm, each of the volume's shape
 _Points = Sequence[tuple[float, float, float]]  # x, y, z in mm
 
 _ELLIPSOIDS: dict[str, list[tuple[tuple[float, float, float], tuple[float, float, float], float]]] = {
@@ -164,14 +164,14 @@ def make_phantom(
         dz, dy, dx = (float(s) for s in np.round(view / np.asarray(shape), 3))
         spacing = (dz, dy, dx)
     view = np.asarray(shape) * np.asarray(spacing)
-    grid = _coordinates(shape, np.asarray(FIELD_OF_VIEW_MM) / view * scale, spacing)
-    grid = _warp(grid, rng)
+    grid = _warp(_coordinates(shape, np.asarray(FIELD_OF_VIEW_MM) / view * scale, spacing), rng)
     tissue = _draw_body(grid, rng)
+    canvas = _Canvas(tissue, grid)
     for organ in _DRAWING_ORDER:
-        region = _tube(organ, grid, rng) if organ in _TUBES else _ellipsoids(organ, grid, rng)
-        if organ in absent:
-            continue
-        tissue[region & (tissue != TISSUES["air"])] = TISSUES[organ]
+        # drawn even if absent: the other organs are to stay as they are
+        parts = list(_tube(organ, rng) if organ in _TUBES else _ellipsoids(organ, rng))
+        for part in parts if organ not in absent else []:
+            canvas.paint(part, TISSUES[organ])
     _cut_at_diaphragm(tissue, grid)
     if lesions:
         _add_lesions(tissue, grid, np.random.default_rng([seed, 1]))
@@ -180,8 +180,9 @@ def make_phantom(
 
 
 def _coordinates(shape: Sequence[int], scale: np.ndarray, spacing: Sequence[float]) -> Coordinates:
+    """Position of every voxel, as arrays that broadcast to the volume."""
     axes = [(np.arange(n) - (n - 1) / 2) * s * f for n, s, f in zip(shape, spacing, scale, strict=True)]
-    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    z, y, x = np.meshgrid(*(axis.astype(np.float32) for axis in axes), indexing="ij", sparse=True)
     return z, y, x
 
 
@@ -193,7 +194,8 @@ def _warp(grid: Coordinates, rng: np.random.Generator) -> Coordinates:
         amplitude = rng.uniform(2, 6)
         length = rng.uniform(60, 140, 3) * rng.choice([-1, 1], 3)
         phase = rng.uniform(0, 2 * np.pi)
-        waves.append(amplitude * np.sin(2 * np.pi * (z / length[0] + y / length[1] + x / length[2]) + phase))
+        angle = z * (2 * np.pi / length[0]) + y * (2 * np.pi / length[1]) + x * (2 * np.pi / length[2])
+        waves.append(amplitude * np.sin(angle + phase, dtype=np.float32))
     return z + waves[0], y + waves[1], x + waves[2]
 
 
@@ -222,37 +224,82 @@ def _vary(rng: np.random.Generator, shift_mm: float = 5) -> tuple[np.ndarray, np
     return rng.normal(0, shift_mm / 2, 3).clip(-shift_mm, shift_mm), rng.uniform(0.88, 1.12, 3), rng.uniform(-8, 8)
 
 
-def _ellipsoids(organ: str, grid: Coordinates, rng: np.random.Generator) -> np.ndarray:
-    z, y, x = grid
+@dataclass(frozen=True)
+class _Part:
+    """A piece of an organ: where to look for it, and a test of coordinates relative to its middle.
+
+    Attributes:
+        middle: x, y, z in mm.
+        reach: half the edges of a box around it, x, y, z in mm.
+        inside: maps offsets x, y, z from the middle to a mask.
+    """
+
+    middle: np.ndarray
+    reach: np.ndarray
+    inside: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+class _Canvas:
+    """A tissue map that is painted part by part, each time only where the part can be."""
+
+    def __init__(self, tissue: np.ndarray, grid: Coordinates) -> None:
+        self.tissue = tissue
+        self.grid = grid
+        others = ((1, 2), (0, 2), (0, 1))
+        self.low = [axis.min(axis=other) for axis, other in zip(grid, others, strict=True)]
+        self.high = [axis.max(axis=other) for axis, other in zip(grid, others, strict=True)]
+
+    def paint(self, part: _Part, value: int) -> None:
+        box = []
+        for low, high, middle, reach in zip(self.low, self.high, part.middle[::-1], part.reach[::-1], strict=True):
+            hits = np.flatnonzero((high >= middle - reach) & (low <= middle + reach))
+            if not hits.size:
+                return
+            box.append(slice(int(hits[0]), int(hits[-1]) + 1))
+        z, y, x = (axis[tuple(box)] for axis in self.grid)
+        region = part.inside(*(c - np.float32(m) for c, m in zip((x, y, z), part.middle, strict=True)))
+        view = self.tissue[tuple(box)]
+        view[region & (view != TISSUES["air"])] = value
+
+
+def _ellipsoids(organ: str, rng: np.random.Generator) -> Iterator[_Part]:
     shift, size, turn = _vary(rng)
-    region = None
-    for centre, axes, rotation in _ELLIPSOIDS[organ]:
-        angle = np.deg2rad(rotation + turn)
-        dx, dy, dz = (c - p - s for c, p, s in zip((x, y, z), centre, shift, strict=True))
-        along = (np.cos(angle) * dx + np.sin(angle) * dy) / (axes[0] * size[0])
-        across = (-np.sin(angle) * dx + np.cos(angle) * dy) / (axes[1] * size[1])
-        inside = along**2 + across**2 + (dz / (axes[2] * size[2])) ** 2 < 1
-        region = inside if region is None else region | inside
-    assert region is not None
-    return region
+    for centre, semi_axes, rotation in _ELLIPSOIDS[organ]:
+        a, b, c = (float(v) for v in np.asarray(semi_axes) * size)
+        cos, sin = (float(f(np.deg2rad(rotation + turn))) for f in (np.cos, np.sin))
+
+        def inside(
+            x: np.ndarray,
+            y: np.ndarray,
+            z: np.ndarray,
+            a: float = a,
+            b: float = b,
+            c: float = c,
+            k: float = cos,
+            s: float = sin,
+        ) -> np.ndarray:
+            return ((k * x + s * y) / a) ** 2 + ((k * y - s * x) / b) ** 2 + (z / c) ** 2 < 1
+
+        yield _Part(np.asarray(centre) + shift, np.array([max(a, b), max(a, b), c]), inside)
 
 
-def _tube(organ: str, grid: Coordinates, rng: np.random.Generator) -> np.ndarray:
-    z, y, x = grid
+def _tube(organ: str, rng: np.random.Generator) -> Iterator[_Part]:
     centre_line, (first_radius, last_radius) = _TUBES[organ]
     shift, size, _ = _vary(rng, shift_mm=3)
     points = np.asarray(centre_line, float) + shift
     radii = np.linspace(first_radius, last_radius, len(points)) * size[0]
-    region = None
     for start, end, r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
-        step = end - start
-        offset = [c - s for c, s in zip((x, y, z), start, strict=True)]
-        t = np.clip(sum(o * s for o, s in zip(offset, step, strict=True)) / (step @ step), 0, 1)
-        distance2 = sum((o - t * s) ** 2 for o, s in zip(offset, step, strict=True))
-        inside = distance2 < (r0 + t * (r1 - r0)) ** 2
-        region = inside if region is None else region | inside
-    assert region is not None
-    return region
+        half = (end - start) / 2
+
+        def inside(
+            x: np.ndarray, y: np.ndarray, z: np.ndarray, h: np.ndarray = half, r0: float = r0, r1: float = r1
+        ) -> np.ndarray:
+            hx, hy, hz = (float(v) for v in h)
+            t = np.clip((x * hx + y * hy + z * hz) / float(h @ h), -1, 1)  # -1 at the start, 1 at the end
+            radius = float(r0 + r1) / 2 + t * (float(r1 - r0) / 2)
+            return (x - t * hx) ** 2 + (y - t * hy) ** 2 + (z - t * hz) ** 2 < radius**2
+
+        yield _Part(start + half, np.abs(half) + max(r0, r1), inside)
 
 
 def _cut_at_diaphragm(tissue: np.ndarray, grid: Coordinates) -> None:
@@ -270,6 +317,8 @@ def _add_lesions(tissue: np.ndarray, grid: Coordinates, rng: np.random.Generator
         region = tissue == TISSUES[organ]
         inner = ndimage.binary_erosion(region)
         seats = np.argwhere(inner if inner.any() else region)
+        if not len(seats):  # on a very coarse grid
+            continue
         for _ in range(int(rng.integers(1, 4))):
             seat = tuple(seats[rng.integers(len(seats))])
             distance2 = (z - z[seat]) ** 2 + (y - y[seat]) ** 2 + (x - x[seat]) ** 2

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.phantom.anatomy import Phantom
+from nnunet_ext.phantom.anatomy import Phantom, make_phantom
+from nnunet_ext.phantom.contrast import CT, Contrast, scan
 
 Triple = tuple[float, float, float]
 
@@ -22,13 +23,15 @@ class Truth:
         channels: one ``(z, y, x)`` array per channel.
         label: ``(z, y, x)`` uint8, kept for test cases too, where the layout hides it.
         spacing: voxel size in mm ``(z, y, x)``.
-        origin: centre of the first voxel in mm ``(z, y, x)``; the axes point left, back and head (LPS).
+        origin: centre of the first voxel in mm ``(z, y, x)``, in the LPS frame.
+        direction: as in SimpleITK, row by row for x, y, z; by default the axes point left, back and head (LPS).
     """
 
     channels: tuple[np.ndarray, ...]
     label: np.ndarray
     spacing: Triple
     origin: Triple
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,28 @@ def to_sitk(array: np.ndarray, spacing: Triple, origin: Triple) -> sitk.Image:
     return image
 
 
-def write_image(path: Path, array: np.ndarray, phantom: Phantom) -> None:
+def write_image(path: Path, array: np.ndarray, phantom: Phantom | Truth) -> None:
     """Write a ``(z, y, x)`` array on the phantom's grid in the format its name says, making folders as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(to_sitk(array, phantom.spacing, phantom.origin), str(path), path.name.endswith(".gz"))
+    image = to_sitk(array, phantom.spacing, phantom.origin)
+    if isinstance(phantom, Truth):
+        image.SetDirection(phantom.direction)
+    sitk.WriteImage(image, str(path), path.name.endswith(".gz"))
+
+
+def patients(
+    numbers: Iterable[int], shape: tuple[int, int, int], seed: int, lesions: bool = False
+) -> Iterator[tuple[int, Phantom]]:
+    """Draw one patient per case number; no two neighbours have the same number of slices."""
+    for index, number in enumerate(numbers):
+        size = (shape[0] + index % 5, *shape[1:])
+        yield number, make_phantom(seed * 100_003 + number, size, lesions=lesions)
+
+
+def truth_of(phantom: Phantom, organs: Sequence[str], contrasts: Sequence[Contrast] = (CT,)) -> Truth:
+    """What a conversion of this patient must hold."""
+    channels = tuple(scan(phantom, contrast) for contrast in contrasts)
+    return Truth(channels, phantom.labels(organs), phantom.spacing, phantom.origin)
 
 
 def write_apple_double(path: Path) -> None:

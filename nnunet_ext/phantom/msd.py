@@ -9,8 +9,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunet_ext.phantom.anatomy import DEFAULT_SHAPE, make_phantom
-from nnunet_ext.phantom.contrast import CT, Contrast, scan
-from nnunet_ext.phantom.layout import Layout, Triple, Truth, to_sitk, write_apple_double, write_image
+from nnunet_ext.phantom.contrast import CT, Contrast
+from nnunet_ext.phantom.layout import Layout, Triple, Truth, to_sitk, truth_of, write_apple_double, write_image
 
 #: Large organs that a small network learns within minutes on a CPU.
 DEMO_ORGANS = ("liver", "spleen", "right_kidney", "left_kidney", "stomach")
@@ -58,12 +58,7 @@ def write_msd(
     truths: dict[str, Truth] = {}
     for number in range(1, cases + test_cases + 1):
         phantom = make_phantom(seed * 100_003 + number, shape, spacing, lesions=lesions)
-        truth = Truth(
-            tuple(scan(phantom, contrast) for contrast in modalities.values()),
-            phantom.labels(organs),
-            phantom.spacing,
-            phantom.origin,
-        )
+        truth = truth_of(phantom, organs, list(modalities.values()))
         name = f"{stem}_{number:03d}"
         image_path = root / ("imagesTr" if number <= cases else "imagesTs") / f"{name}.nii.gz"
         if len(truth.channels) == 1:

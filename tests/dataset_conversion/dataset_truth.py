@@ -44,10 +44,29 @@ def _assert_geometry(properties: Mapping, truth: Truth) -> None:
     np.testing.assert_allclose(properties["spacing"], truth.spacing, rtol=1e-6)
     if "sitk_stuff" in properties:
         np.testing.assert_allclose(properties["sitk_stuff"]["origin"], truth.origin[::-1], atol=1e-4)
-        np.testing.assert_allclose(properties["sitk_stuff"]["direction"], np.eye(3).ravel(), atol=1e-6)
+        np.testing.assert_allclose(properties["sitk_stuff"]["direction"], truth.direction, atol=1e-6)
     else:
         affine = properties["nibabel_stuff"]["original_affine"]
-        np.testing.assert_allclose(affine[:3, 3], np.asarray(truth.origin[::-1]) * (-1, -1, 1), atol=1e-4)
+        to_ras = np.diag([-1, -1, 1])
+        np.testing.assert_allclose(affine[:3, 3], to_ras @ truth.origin[::-1], atol=1e-4)
+        axes = to_ras @ np.reshape(truth.direction, (3, 3)) @ np.diag(truth.spacing[::-1])
+        np.testing.assert_allclose(affine[:3, :3], axes, atol=1e-4)
+
+
+def report(dataset: Path) -> dict:
+    """The conversion report."""
+    return json.loads((dataset / "conversion_report.json").read_text())
+
+
+def folds(dataset: Path) -> list[dict[str, list[str]]]:
+    """The folds nnU-Net will use; every one of them must be sound."""
+    content = json.loads((dataset / "dataset.json").read_text())
+    result = json.loads((dataset / "splits_final.json").read_text())
+    for fold in result:
+        assert fold["train"] and fold["val"]
+        assert not set(fold["train"]) & set(fold["val"])
+        assert len(fold["train"]) + len(fold["val"]) == content["numTraining"]
+    return result
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

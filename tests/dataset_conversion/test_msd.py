@@ -14,8 +14,8 @@ import pytest
 import SimpleITK as sitk
 from dataset_truth import assert_equals, snapshot
 
-from dataset_conversion.engine import Options
 from dataset_conversion.msd import convert_msd
+from dataset_conversion.options import Options
 from nnunet_ext.errors import UserError
 from nnunet_ext.phantom.contrast import CT, MR_T1_IN_PHASE
 from nnunet_ext.phantom.layout import Layout
@@ -63,6 +63,22 @@ def test_converted_equals_truth(raw, task, mode, check):
     assert_equals(dataset, task)
     assert snapshot(task.folder) == before
     assert [path.name for path in raw.iterdir()] == [DATASET], "nothing temporary is left behind"
+
+
+def test_headers_are_checked_without_decompressing(raw, task, monkeypatch):
+    def refuse(path):
+        raise AssertionError(f"{path} was decompressed")
+
+    monkeypatch.setattr("dataset_conversion.volumes._decompressed_length", refuse)
+    monkeypatch.setattr("dataset_conversion.volumes._nifti_voxels", refuse)
+    assert_equals(convert_msd(task.folder, Options(check="headers")), task)
+
+
+def test_file_of_several_gzip_members(raw, task):
+    path = image(task)
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:5000]) + gzip.compress(content[5000:]))
+    assert_equals(convert_msd(task.folder, Options(check="headers")), task)
 
 
 def test_link_mode_copies_no_voxel(raw, task):
@@ -121,6 +137,13 @@ def test_archive(raw, task, tmp_path, kind):
     shutil.rmtree(task.folder)
     assert_equals(dataset, task)
     assert [path.name for path in raw.iterdir()] == [DATASET]
+
+
+def test_archive_beside_what_was_unpacked_from_it_is_ignored(raw, task):
+    with tarfile.open(task.folder.parent / "Task90.tar", "w") as handle:
+        handle.add(task.folder, task.folder.name)
+    dataset = convert_msd(task.folder.parent, Options())
+    assert "dataset" in json.loads((dataset / "dataset.json").read_text()), "linked, not unpacked"
 
 
 def test_damaged_archive(raw, tmp_path):

@@ -1,0 +1,174 @@
+"""Cases to be converted: where one comes from and how it is read. Sent to worker processes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dataset_conversion.checks import check_same_size
+from dataset_conversion.metaimage import companion
+from dataset_conversion.options import Check
+from dataset_conversion.volumes import Geometry, Volume, read_header, read_volume
+from nnunet_ext.errors import UserError
+
+#: Labelled, test, and unlabelled cases for training: the endings of imagesTr, imagesTs and imagesUn.
+Subset = Literal["Tr", "Ts", "Un"]
+
+
+class SkipCaseError(Exception):
+    """A case that is known to be unusable; the message is its line in the report."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One case as read.
+
+    Attributes:
+        channels: one volume per channel, all on one grid.
+        label: label map on that grid; None for cases without labels.
+        warnings: what the report should say about the case, one sentence each.
+    """
+
+    channels: Sequence[Volume]
+    label: Volume | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case(ABC):
+    """One case of the new dataset.
+
+    Attributes:
+        name: nnU-Net's case identifier.
+        subset: which of nnU-Net's folders it belongs to.
+    """
+
+    name: str
+    subset: Subset
+
+    @property
+    @abstractmethod
+    def image_path(self) -> Path:
+        """File or folder that messages about the image name."""
+
+    @property
+    @abstractmethod
+    def label_path(self) -> Path:
+        """File or folder that messages about the label name; that of the image where there is no label."""
+
+    @abstractmethod
+    def sources(self) -> tuple[Path, ...]:
+        """All files the case is made of."""
+
+    @abstractmethod
+    def check_headers(self) -> None:
+        """Find, without reading voxels, what is wrong with the case; raises :class:`UserError`."""
+
+    @abstractmethod
+    def read(self, check: Check) -> Scan:
+        """Read the case; raises :class:`UserError` or :class:`SkipCaseError`."""
+
+
+@dataclass(frozen=True)
+class FileCase(Case):
+    """A case whose image and label are one file each, on one voxel grid whatever the label's header says.
+
+    Attributes:
+        image: 3D image, or 4D with one channel per volume.
+        label: label map, None for cases without.
+        any_foreground: every label value but 0 means 1.
+        spacing: voxel size in mm (x, y, z) that replaces the one in the headers.
+    """
+
+    image: Path
+    label: Path | None = None
+    any_foreground: bool = False
+    spacing: tuple[float, float, float] | None = None
+
+    @property
+    def image_path(self) -> Path:
+        """The image."""
+        return self.image
+
+    @property
+    def label_path(self) -> Path:
+        """The label, or the image."""
+        return self.label or self.image
+
+    def sources(self) -> tuple[Path, ...]:
+        """Image and label, with the files that hold their voxels if those are others."""
+        named = [path for path in (self.image, self.label) if path is not None]
+        return (*named, *(voxels for path in named if (voxels := companion(path)) is not None and voxels.is_file()))
+
+    def check_headers(self) -> None:
+        """Compare the shapes of image and label."""
+        image = read_header(self.image).geometry
+        if len(image.size) not in (3, 4):
+            raise UserError(f"{self.image} has {len(image.size)} dimensions; 3 or 4 are expected.")
+        if self.label is not None:
+            check_same_size(_spatial(image), read_header(self.label).geometry, self.image, self.label)
+
+    def read(self, check: Check) -> Scan:
+        """Read voxels where they are to be checked or have to be written anew; stamp the image's grid on the label."""
+        image = _read(self.image, check)
+        if len(image.geometry.size) == 4 and image.array is None:
+            image = read_volume(self.image)
+        channels = [self._respaced(channel) for channel in _split_channels(image)]
+        if self.label is None:
+            return Scan(channels)
+        label = _read(self.label, "full" if self.any_foreground else check)
+        label, warnings = on_grid_of(label, channels[0].geometry, self.label)
+        if self.any_foreground and label.array is not None and np.any(label.array > 1):
+            label = Volume(label.geometry, (label.array > 0).astype(np.uint8))
+        return Scan(channels, label, warnings)
+
+    def _respaced(self, volume: Volume) -> Volume:
+        if self.spacing is None:
+            return volume
+        array = read_volume(self.image).array if volume.array is None else volume.array
+        return Volume(replace(volume.geometry, spacing=self.spacing), array)
+
+
+def _read(path: Path, check: Check) -> Volume:
+    header = read_header(path)
+    return header if check == "headers" and header.path is not None else read_volume(path)
+
+
+def _spatial(geometry: Geometry) -> Geometry:
+    """The grid of one volume of a 4D file."""
+    if len(geometry.size) == 3:
+        return geometry
+    edge = round(len(geometry.direction) ** 0.5)
+    direction = np.reshape(geometry.direction, (edge, edge))[:3, :3]
+    return Geometry(geometry.size[:3], geometry.spacing[:3], geometry.origin[:3], tuple(direction.ravel().tolist()))
+
+
+def _split_channels(image: Volume) -> list[Volume]:
+    if len(image.geometry.size) == 3:
+        return [image]
+    assert image.array is not None
+    return [Volume(_spatial(image.geometry), channel) for channel in image.array]
+
+
+def on_grid_of(label: Volume, grid: Geometry, path: Path) -> tuple[Volume, tuple[str, ...]]:
+    """Give a label map the geometry of its image, voxel for voxel, and say where its own header disagreed.
+
+    Args:
+        label: label map; its array may be absent.
+        grid: the image's grid, with the same number of voxels.
+        path: the label's file, read where the label has to be written anew.
+
+    Returns:
+        The label on the grid, still in place where nnU-Net would accept it so, and sentences for the report.
+    """
+    differences = grid.differences(label.geometry)
+    warnings = (f"label header differs from the image's in {'; '.join(differences)}",) if differences else ()
+    if grid.same_for_nnunet(label.geometry):
+        return label, warnings
+    array = read_volume(path).array if label.array is None else label.array
+    return Volume(grid, array), warnings

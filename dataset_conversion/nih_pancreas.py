@@ -1,0 +1,255 @@
+"""NIH Pancreas-CT (TCIA) to nnU-Net raw format.
+
+Voxel ``[i, j, k]`` of a label file is column i, row j of the k-th slice by InstanceNumber, whatever its header says:
+labels are paired with slices in index space, then image and label are put in the order of slice positions together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from dataset_conversion import catalogue
+from dataset_conversion.cases import Case, Scan
+from dataset_conversion.dicom import Slice, dicom_files, is_dicom, order_by_position, read_slice, read_stack
+from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.options import Check, Options
+from dataset_conversion.source import files_below, opened
+from dataset_conversion.splits import Split, from_blocks
+from dataset_conversion.volumes import Geometry, Volume, is_nifti, read_header, read_volume
+from nnunet_ext.errors import UserError
+
+_PATIENT = re.compile(r"PANCREAS_(\d{4})", re.IGNORECASE)
+_LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)
+
+#: Test blocks of the four folds of Zhou et al. (fixed-point model, OrganSegRSTN) for the 82 cases of their time.
+ZHOU_BLOCKS = (range(1, 21), range(21, 41), range(41, 62), range(62, 83))
+
+DATASET = Dataset(
+    number=501,
+    name="NIHPancreas",
+    channel_names=("CT",),
+    labels={"background": 0, "pancreas": 1},
+    licence=catalogue.NIH_PANCREAS.licence,
+    reference=catalogue.NIH_PANCREAS.url,
+)
+
+
+@dataclass(frozen=True)
+class NihCase(Case):
+    """One patient.
+
+    Attributes:
+        slices: DICOM files of the series, or one NIfTI file that somebody made of it.
+        label: NIfTI file.
+    """
+
+    slices: tuple[Path, ...]
+    label: Path
+
+    @property
+    def image_path(self) -> Path:
+        """The folder of the series, or the NIfTI file."""
+        return self.slices[0] if is_nifti(self.slices[0]) else self.slices[0].parent
+
+    @property
+    def label_path(self) -> Path:
+        """The label."""
+        return self.label
+
+    def sources(self) -> tuple[Path, ...]:
+        """Slices and label."""
+        return (*self.slices, self.label)
+
+    def check_headers(self) -> None:
+        """Compare the number of DICOM slices with that of the label."""
+        size = read_header(self.label).geometry.size
+        if not is_nifti(self.slices[0]) and size[2:] != (len(self.slices),):
+            raise UserError(
+                f"{self.slices[0].parent} holds {len(self.slices)} DICOM slices and {self.label} has {size[-1]}."
+            )
+
+    def read(self, check: Check) -> Scan:
+        """Read image and label and bring both into the order of slice positions."""
+        label = read_volume(self.label)
+        assert label.array is not None
+        voxels, warnings = label.array, []
+        if is_nifti(self.slices[0]):
+            image = to_lps(read_volume(self.slices[0]))
+        else:
+            headers = [read_slice(path) for path in self.slices]
+            order = order_by_position(headers, one_series=True)
+            ordered = [headers[i] for i in order]
+            image = read_stack(ordered)
+            if _instances_descend(ordered):
+                voxels = voxels[::-1]
+        if voxels.shape != image.geometry.size[::-1]:
+            raise UserError(
+                f"{self.label} has shape {voxels.shape} (z, y, x) and its image {self.slices[0]} "
+                f"{image.geometry.size[::-1]}."
+            )
+        differences = image.geometry.differences(label.geometry)
+        if differences:
+            warnings.append(f"label header, which is not used, differs from the image's in {'; '.join(differences)}")
+        return Scan([image], Volume(image.geometry, np.ascontiguousarray(voxels)), tuple(warnings))
+
+
+def _instances_descend(ordered: Sequence[Slice]) -> bool:
+    """Whether InstanceNumber falls as the position rises; without numbers the label is taken to be in order."""
+    numbers = [s.instance for s in ordered]
+    known = [n for n in numbers if n is not None]
+    if len(known) < len(numbers):
+        return False
+    steps = np.diff(known)
+    if (steps > 0).all():
+        return False
+    if (steps < 0).all():
+        return True
+    raise UserError(
+        f"{ordered[0].path.parent} has InstanceNumbers that do not follow the slice positions, "
+        "so its label cannot be paired with the slices."
+    )
+
+
+def to_lps(volume: Volume) -> Volume:
+    """Reorder the axes of a volume to left, posterior, superior: the order of DICOM columns, rows and slices."""
+    geometry, array = volume.geometry, volume.array
+    assert array is not None
+    to_lps_axes = np.reshape(geometry.direction, (3, 3))
+    affine = np.eye(4)
+    affine[:3, :3] = to_lps_axes @ np.diag(geometry.spacing)
+    affine[:3, 3] = geometry.origin
+    # nibabel calls any frame RAS: in ours, plus is left, posterior and superior
+    image = nib.Nifti1Image(array.T, affine)
+    turned = nib.as_closest_canonical(image)
+    if turned is image:
+        return volume
+    spacing = np.linalg.norm(turned.affine[:3, :3], axis=0)
+    return Volume(
+        Geometry(
+            tuple(int(n) for n in turned.shape),
+            tuple(spacing.tolist()),
+            tuple(turned.affine[:3, 3].tolist()),
+            tuple((turned.affine[:3, :3] / spacing).ravel().tolist()),
+        ),
+        np.asanyarray(turned.dataobj).T,
+    )
+
+
+def convert_nih_pancreas(source: Path, options: Options, labels: Path | None = None) -> Path:
+    """Convert NIH Pancreas-CT.
+
+    Args:
+        source: folder with images and labels, or with the archives that hold them.
+        options: the user's choices.
+        labels: where the labels are, if not in ``source``.
+
+    Returns:
+        The dataset folder.
+
+    Raises:
+        UserError: something is missing, ambiguous or damaged.
+    """
+    with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
+        if labels is None:
+            return _convert(folder, folder, options, source, temporary)
+        with opened(labels, raw_folder() / f".unpacked-labels-{labels.name}") as (label_folder, _):
+            return _convert(folder, label_folder, options, source, temporary)
+
+
+def _convert(folder: Path, labels: Path, options: Options, source: Path, temporary: bool) -> Path:
+    findings = find_cases(folder, labels)
+    return convert(DATASET, findings, options, source=source, source_is_temporary=temporary)
+
+
+def find_cases(folder: Path, label_folder: Path) -> Findings:
+    """Pair patients and labels by their four-digit number.
+
+    Raises:
+        UserError: a patient has no label, several series or several labels.
+    """
+    images, labels = _find_images(folder), _find_labels(label_folder)
+    if not images:
+        raise UserError(f"{folder} holds no DICOM files below a folder PANCREAS_0001 and no PANCREAS_0001.nii.gz.")
+    if not labels:
+        raise UserError(f"{label_folder} holds no label0001.nii.gz; the labels are a download of their own.")
+    findings = Findings()
+    for number in sorted(images.keys() | labels.keys()):
+        name = f"pancreas_{number:04d}"
+        if number in catalogue.NIH_WITHDRAWN:
+            findings.skipped[name] = "withdrawn by its publishers: the same scan as case 2, cropped"
+        elif number not in images:
+            findings.skipped[name] = f"{labels[number].name} has no image"
+        elif number not in labels:
+            raise UserError(f"{images[number][0]} has no label: label{number:04d}.nii.gz is missing.")
+        else:
+            findings.cases.append(NihCase(name, "Tr", images[number], labels[number]))
+    findings.note_missing("cases", catalogue.NIH_CASES, sorted(images.keys() & labels.keys()))
+    findings.split = zhou_split(findings.names("Tr"))
+    return findings
+
+
+def zhou_split(names: Sequence[str]) -> Split | None:
+    """The four folds of Zhou et al., blocks of the 82 cases, without the two that were withdrawn later."""
+    blocks = [[name for name in names if int(name.rpartition("_")[2]) in block] for block in ZHOU_BLOCKS]
+    return from_blocks(
+        blocks,
+        "the 4 folds of Zhou et al. 2017 (test cases 1-20, 21-40, 41-61, 62-82 of the 82 cases then published), "
+        "without the withdrawn cases 25 and 70",
+    )
+
+
+def _find_images(folder: Path) -> dict[int, tuple[Path, ...]]:
+    found: dict[int, tuple[Path, ...]] = {}
+    series: dict[int, Path] = {}
+    for path in files_below(folder):
+        number = _patient_number(path, folder)
+        if number is None:
+            continue
+        if is_nifti(path):
+            if number in found:
+                raise UserError(f"{path} and {found[number][0]} are both images of patient {number:04d}; remove one.")
+            found[number] = (path,)
+        elif series.get(number) != path.parent and is_dicom(path):
+            if number in found:
+                raise UserError(
+                    f"{path.parent} and {found[number][0].parent} are both images of patient {number:04d}; remove one."
+                )
+            series[number] = path.parent
+            found[number] = dicom_files(path.parent)
+    return found
+
+
+def _patient_number(path: Path, root: Path) -> int | None:
+    """The number in the innermost folder or file named after a patient; some retrievers put names in quotes."""
+    if _LABEL.fullmatch(path.name):
+        return None
+    for part in reversed(path.relative_to(root.parent).parts):
+        match = _PATIENT.match(part.strip("\"' "))
+        if match:
+            return int(match[1])
+    return None
+
+
+def _find_labels(folder: Path) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for path in files_below(folder):
+        match = _LABEL.fullmatch(path.name)
+        if match is None:
+            continue
+        number = int(match[1])
+        if number in found:
+            raise UserError(f"{path} and {found[number]} are both labels of patient {number:04d}; remove one.")
+        found[number] = path
+    return found
+
+
+if __name__ == "__main__":
+    from dataset_conversion.cli import main
+
+    main("nih-pancreas")
