@@ -13,7 +13,7 @@ from nnunet_ext.phantom.contrast import CT, Contrast
 from nnunet_ext.phantom.layout import Layout, Triple, Truth, to_sitk, truth_of, write_apple_double, write_image
 
 #: Large organs that a small network learns within minutes on a CPU.
-DEMO_ORGANS = ("liver", "spleen", "right_kidney", "left_kidney", "stomach")
+DEMO_ORGANS = ("liver", "spleen", "stomach")
 
 
 def write_msd(
