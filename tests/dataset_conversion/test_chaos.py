@@ -70,6 +70,14 @@ def test_downloaded_zips(raw, tmp_path):
     assert [path.name for path in raw.iterdir()] == ["Dataset504_CHAOS_CT"]
 
 
+def test_zips_are_not_unpacked_for_a_dataset_that_exists(raw, tmp_path):
+    (raw / "Dataset504_CHAOS_CT").mkdir()
+    archive = tmp_path / "CHAOS_Train_Sets.zip"
+    archive.write_bytes(b"not even a zip")
+    with pytest.raises(UserError, match="exists; choose another id"):
+        convert_chaos(archive, Options(), "CT")
+
+
 def test_labelled_folder_alone(raw, tmp_path):
     layout = write_chaos(tmp_path / "d", "T2SPIR", test_numbers=(), **FEW)
     assert_equals(convert_chaos(layout.folder / "Train_Sets" / "MR", Options(), "T2SPIR"), layout)
