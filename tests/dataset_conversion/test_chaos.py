@@ -270,5 +270,5 @@ def test_folds_are_the_same_patients_for_both_mr_parts(raw, tmp_path):
 
 def test_module_on_its_own():
     command = [sys.executable, "-m", "dataset_conversion.chaos", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert "chaos-t1dual" in done.stdout and "lits" not in done.stdout

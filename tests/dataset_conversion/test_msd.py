@@ -425,7 +425,7 @@ def test_command_line(raw, task):
         "--mode",
         "copy",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert_equals(raw / "Dataset012_PhantomAbdomen", task)
 
@@ -433,7 +433,7 @@ def test_command_line(raw, task):
 def test_command_line_reports_one_sentence_and_exit_code_1(raw, task):
     truncate(image(task, 2))
     command = [sys.executable, "-m", "nnunet_ext.cli", "convert", "msd", str(task.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "phantomabdomen_002.nii.gz is truncated" in done.stderr
@@ -442,7 +442,7 @@ def test_command_line_reports_one_sentence_and_exit_code_1(raw, task):
 def test_command_line_without_room_for_the_dataset(raw, task, monkeypatch):
     (raw / f".{DATASET}.partial").write_text("in the way")
     command = [sys.executable, "-m", "nnunet_ext.cli", "convert", "msd", str(task.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "Not a directory" in done.stderr and done.stderr.count("\n") == 1
 
