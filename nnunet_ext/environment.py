@@ -1,0 +1,133 @@
+"""What the project needs of the machine: nnU-Net's version and folders, the device, the plugin folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from nnunet_ext import __version__
+from nnunet_ext.errors import UserError
+from nnunet_ext.plugin.startup import OPT_OUT_VARIABLE, VARIABLE, plugin_folder
+
+NNUNET_VERSIONS = ((2, 8), (2, 9))  # from the first, before the second
+FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def require_nnunet() -> str:
+    """Return the version of nnunetv2.
+
+    Raises:
+        UserError: nnunetv2 is missing, too old or too new.
+    """
+    first, end = (".".join(map(str, v)) for v in NNUNET_VERSIONS)
+    install = f"pip install 'nnunetv2>={first},<{end}'"
+    try:
+        version = metadata.version("nnunetv2")
+    except metadata.PackageNotFoundError:
+        raise UserError(f"nnunetv2 is not installed: run {install}.") from None
+    major_minor = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if not NNUNET_VERSIONS[0] <= major_minor < NNUNET_VERSIONS[1]:
+        old_or_new = "old" if major_minor < NNUNET_VERSIONS[0] else "new"
+        raise UserError(f"nnunetv2 {version} is too {old_or_new} for nnunet_ext {__version__}: run {install}.")
+    return version
+
+
+def require_folders() -> dict[str, Path]:
+    """Return nnU-Net's three folders.
+
+    Raises:
+        UserError: a variable is unset, or its folder does not exist.
+    """
+    folders = {}
+    for variable in FOLDER_VARIABLES:
+        value = os.environ.get(variable)
+        if not value:
+            raise UserError(f"The environment variable {variable} is not set: export {variable}=/path/to/a/folder.")
+        if not Path(value).is_dir():
+            raise UserError(f"{variable} points at {value}, which is not a folder: create it or change the variable.")
+        folders[variable] = Path(value)
+    return folders
+
+
+def require_plugin() -> str:
+    """Return the plugin folder.
+
+    Raises:
+        UserError: nnU-Net would not search it.
+    """
+    folder = plugin_folder()
+    parts = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    if not any(Path(part).is_dir() and Path(part).samefile(folder) for part in parts):
+        reason = f" ({OPT_OUT_VARIABLE} is set)" if os.environ.get(OPT_OUT_VARIABLE) else ""
+        raise UserError(f"nnU-Net does not search our trainers{reason}: export {VARIABLE}={folder}.")
+    return folder
+
+
+def describe_device() -> str:
+    """What training would run on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name(0)}, {torch.cuda.device_count()} GPU(s)"
+    if torch.backends.mps.is_available():
+        return "mps: Apple GPU (use -device mps)"
+    return f"cpu: {os.cpu_count()} cores (use -device cpu)"
+
+
+def find_all_trainers() -> str:
+    """Find every public trainer by nnU-Net's own search.
+
+    Raises:
+        UserError: one is not found, or another class of its name is found first.
+    """
+    import contextlib
+    import io
+
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from nnunet_ext.trainers.registry import TRAINERS
+
+    for entry in TRAINERS.values():
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it searches
+                found = recursive_find_trainer_class_by_name(entry.name)
+        except RuntimeError as error:
+            raise UserError(f"nnU-Net does not find {entry.name}: {error}") from error
+        if found.__module__ != entry.module:
+            raise UserError(f"{entry.name} is taken by {found.__module__}: remove or rename that one.")
+    return f"{len(TRAINERS)} found by name"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of ``nnunet-ext doctor``: what was checked, whether it is fine, and what is or what to do."""
+
+    subject: str
+    is_fine: bool
+    message: str
+
+
+def examine() -> Iterator[Finding]:
+    """Check everything that the stock commands need to run our trainers; quick checks first."""
+    yield Finding("Python", True, f"{sys.version.split()[0]}, {sys.prefix}")
+    yield Finding("nnunet_ext", True, __version__)
+    checks: dict[str, Callable[[], object]] = {
+        "nnunetv2": require_nnunet,
+        "folders": lambda: ", ".join(f"{name}={path}" for name, path in require_folders().items()),
+        "plugin folder": require_plugin,
+        "torch": lambda: metadata.version("torch"),
+        "device": describe_device,
+        "trainers": find_all_trainers,
+    }
+    for subject, check in checks.items():
+        try:
+            yield Finding(subject, True, str(check()))
+        except UserError as error:
+            yield Finding(subject, False, str(error))
+        except (ImportError, OSError) as error:  # a package is missing, or its libraries cannot be loaded
+            yield Finding(subject, False, f"{type(error).__name__}: {error}: reinstall with pip install nnunet_ext.")

@@ -1,0 +1,134 @@
+"""Evaluation of a folder of predictions against a folder of references."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.evaluation.cases import CasePair, find_cases, missing_message, model_folder
+from nnunet_ext.evaluation.conventions import Conventions
+from nnunet_ext.evaluation.reading import find_reader
+from nnunet_ext.evaluation.results import Evaluation, make_folder
+from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
+from nnunet_ext.evaluation.worker import Job, Record, evaluate_case
+
+Progress = Callable[[int, int, str], None]
+_EXAMPLES = 5  # references tried when looking for the right reader
+
+
+def find_dataset_json(reference_dir: Path, prediction_dir: Path) -> Path:
+    """Look where nnU-Net leaves a ``dataset.json``: beside predictions, in the model folder, above ``labelsTr``.
+
+    Raises:
+        UserError: If there is none, or a folder does not exist.
+    """
+    for role, folder in (("reference", reference_dir), ("prediction", prediction_dir)):
+        if not folder.is_dir():
+            raise UserError(f"{role} folder {folder} does not exist")
+    for folder in (prediction_dir, model_folder(prediction_dir), reference_dir.parent):
+        if (folder / "dataset.json").is_file():
+            return folder / "dataset.json"
+    raise UserError(f"no dataset.json in {prediction_dir} or {reference_dir.parent}; name it with -djfile")
+
+
+def evaluate_folders(
+    reference_dir: str | Path,
+    prediction_dir: str | Path,
+    dataset_json: str | Path | Mapping[str, Any] | None = None,
+    conventions: Conventions | None = None,
+    *,
+    allow_missing: bool = False,
+    only_predicted: bool = False,
+    splits_file: Path | None = None,
+    num_processes: int = 1,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate all predictions of a folder, or of all folds of an nnU-Net cross-validation.
+
+    Example:
+        >>> result = evaluate_folders("labelsTs", "predictions", "dataset.json")  # doctest: +SKIP
+        >>> result.table[["case", "label", "Dice", "HD95"]]  # doctest: +SKIP
+
+    Args:
+        reference_dir: Folder of reference label maps.
+        prediction_dir: Folder of predictions, ``fold_X/validation`` folder or trained-model folder.
+        dataset_json: ``dataset.json`` as path or content; looked up by default, see :func:`find_dataset_json`.
+        conventions: Defaults to the preset ``papers``.
+        allow_missing: Score a prediction that is absent or unusable as empty, and say so, instead of raising.
+        only_predicted: Pass over references that have no prediction, and say so.
+        splits_file: ``splits_final.json`` that tells which cases the folds should hold.
+        num_processes: Processes; with more than one, call from under ``if __name__ == "__main__":``.
+        cache_dir: Folder for finished cases, from which an interrupted run resumes.
+        progress: Called with (cases done, cases in all, case).
+
+    Raises:
+        UserError: For a missing prediction, a geometry mismatch, an undeclared label or an unreadable file. All cases
+            at fault are found before it is raised, and finished cases stay in ``cache_dir``.
+    """
+    reference_dir, prediction_dir = Path(reference_dir), Path(prediction_dir)
+    conventions = conventions or Conventions()
+    if dataset_json is None:
+        dataset_json = find_dataset_json(reference_dir, prediction_dir)
+    if not isinstance(dataset_json, Mapping):
+        dataset_json = read_dataset_json(Path(dataset_json))
+    scheme = label_scheme(dataset_json, conventions)
+    cases = find_cases(reference_dir, prediction_dir, dataset_json["file_ending"], splits_file, only_predicted)
+    if cases.missing and not allow_missing:
+        raise UserError(
+            f"{missing_message(cases.missing, len(cases.pairs))}; predict them, or choose --allow-missing to score "
+            "them as missed or --only-predicted to pass over them"
+        )
+    reader = find_reader(dataset_json, [pair.reference for pair in cases.pairs[:_EXAMPLES]])
+    num_processes = max(1, min(num_processes, len(cases.pairs)))
+    if cache_dir is not None:
+        make_folder(cache_dir)
+    annotated = dataset_json.get("annotated_labels", {})
+    job = Job(scheme, conventions, reader, allow_missing, annotated, cache_dir, threads=-1 if num_processes == 1 else 1)
+
+    records: list[Record] = []
+    problems: list[str] = []
+    for done, (pair, outcome) in enumerate(_run(partial(evaluate_case, job), cases.pairs, num_processes), start=1):
+        if isinstance(outcome, str):
+            problems.append(outcome)
+        else:
+            records.append(outcome)
+        if progress is not None:
+            progress(done, len(cases.pairs), pair.case)
+    if problems:
+        kept = f" The other {len(records)} cases are kept and will not be computed again." if cache_dir else ""
+        first = f"{len(problems)} of {len(cases.pairs)} cases cannot be scored: " if len(problems) > 1 else ""
+        raise UserError(f"{first}{'; '.join(sorted(problems))}.{kept}")
+    return Evaluation.from_records(
+        records, scheme.targets, conventions, cases.notes, str(reference_dir), str(prediction_dir)
+    )
+
+
+def _run(
+    work: Callable[[CasePair], Record | str], pairs: Sequence[CasePair], num_processes: int
+) -> Iterator[tuple[CasePair, Record | str]]:
+    """Yield each pair with its record or with a sentence on what is wrong with it, as they finish."""
+    if num_processes == 1:
+        for pair in pairs:
+            yield pair, work(pair)
+        return
+    # Spawned, as in nnU-Net: forking is not safe beside threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        futures = {pool.submit(work, pair): pair for pair in pairs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, most likely for lack of memory; run again with a smaller -np, finished "
+                "cases are kept"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,86 @@
+"""Patch discriminator of three convolutions, in 2D and 3D, anisotropic voxels included.
+
+Source: Lian et al. 2025 (doi 10.1038/s41598-025-86087-8), "Auxiliary constraint": kernels 7, 5, 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+# An axis this much coarser than the finest one is neither convolved nor strided: nnU-Net's own rule for its pooling.
+ANISOTROPY_LIMIT = 2.0
+
+
+def layer_geometry(
+    spacing: Sequence[float], kernel_sizes: Sequence[int], strides: Sequence[int]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Kernel and stride of each layer per axis, following the anisotropy of the voxels as nnU-Net's planner does.
+
+    An axis more than twice as coarse as the finest axis *at that layer* gets kernel 1 and stride 1, until striding
+    has made the others as coarse.
+
+    Args:
+        spacing: voxel size of the input per axis, mm; length 2 or 3.
+        kernel_sizes: in-plane kernel size per layer.
+        strides: in-plane stride per layer.
+
+    Returns:
+        Kernel sizes and strides, a tuple per layer with an entry per axis.
+    """
+    current = [float(s) for s in spacing]
+    kernels: list[tuple[int, ...]] = []
+    steps: list[tuple[int, ...]] = []
+    for kernel_size, stride in zip(kernel_sizes, strides, strict=True):
+        finest = min(current)
+        fine = [s / finest <= ANISOTROPY_LIMIT for s in current]
+        kernels.append(tuple(kernel_size if f else 1 for f in fine))
+        steps.append(tuple(stride if f else 1 for f in fine))
+        current = [s * step for s, step in zip(current, steps[-1], strict=True)]
+    return kernels, steps
+
+
+class PatchDiscriminator(nn.Module):
+    """Three convolutions with leaky ReLU between them; one logit per patch of the input.
+
+    Args:
+        in_channels: number of classes or regions (probability or one-hot maps).
+        spacing: voxel size of the input per axis, mm; its length, 2 or 3, is the dimension.
+        features: channels after the first and the second convolution.
+        kernel_sizes: in-plane kernels, 7, 5, 4 in the paper.
+        strides: in-plane strides; not given in the paper, chosen to keep the cost of a training step low.
+
+    Shapes:
+        input (B, in_channels, *spatial), output (B, 1, *reduced spatial).
+
+    Raises:
+        ValueError: ``spacing`` has neither 2 nor 3 entries.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        spacing: Sequence[float],
+        features: tuple[int, int] = (16, 32),
+        kernel_sizes: tuple[int, int, int] = (7, 5, 4),
+        strides: tuple[int, int, int] = (4, 2, 1),
+    ) -> None:
+        super().__init__()
+        if len(spacing) not in {2, 3}:
+            raise ValueError(f"spacing must have 2 or 3 entries, got {tuple(spacing)}.")
+        convolution: type[nn.Module] = nn.Conv2d if len(spacing) == 2 else nn.Conv3d
+        kernels, steps = layer_geometry(spacing, kernel_sizes, strides)
+        channels = (in_channels, *features, 1)
+        layers: list[nn.Module] = []
+        for i, (kernel, step) in enumerate(zip(kernels, steps, strict=True)):
+            layers.append(
+                convolution(channels[i], channels[i + 1], kernel, step, padding=tuple(k // 2 for k in kernel))
+            )
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+        self.layers = nn.Sequential(*layers[:-1])  # the last convolution gives logits
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, 1, *reduced spatial) of ``maps`` (B, in_channels, *spatial)."""
+        return self.layers(maps)

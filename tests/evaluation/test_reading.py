@@ -1,0 +1,118 @@
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from skimage import io as skio
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.evaluation.reading import UnreadableError, find_reader, geometry_difference, read_label_map
+from tests.evaluation.folders import SPACING, label_map, write
+
+
+def reader(ending, name="None", examples=()):
+    content = {"file_ending": ending, "overwrite_image_reader_writer": name}
+    return find_reader(content, examples)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_label_maps_are_integers_in_array_order(tmp_path, ending, dtype):
+    file = write(tmp_path / f"a{ending}", label_map(0).astype(dtype))
+    found = read_label_map(file, reader(ending, examples=[file]))
+    assert found.array.dtype == np.uint8 and not found.flat
+    np.testing.assert_array_equal(found.array, label_map(0))
+    assert found.spacing == pytest.approx(SPACING)
+
+
+@pytest.mark.parametrize("name", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+def test_same_values_as_the_reader_of_nnunet(tmp_path, name):
+    file = write(tmp_path / "a.nii.gz", label_map(0))
+    chosen = reader(".nii.gz", name)
+    array, properties = chosen().read_seg(str(file))
+    found = read_label_map(file, chosen)
+    np.testing.assert_array_equal(found.array, array[0])
+    assert found.spacing == pytest.approx(tuple(properties["spacing"]))
+
+
+def test_many_labels_keep_their_values(tmp_path):
+    array = np.array([[[0, 255, 256, 65535]]], np.uint16)
+    file = write(tmp_path / "a.nii.gz", array, (1, 1, 1))
+    found = read_label_map(file, reader(".nii.gz", examples=[file]))
+    np.testing.assert_array_equal(found.array, array)
+
+
+def test_natural_images_are_flat(tmp_path):
+    file = tmp_path / "a.png"
+    skio.imsave(file, label_map(0)[4], check_contrast=False)
+    found = read_label_map(file, reader(".png", examples=[file]))
+    assert found.flat and found.array.shape == (1, 24, 26) and found.spacing[1:] == (1.0, 1.0)
+    flat = write(tmp_path / "b.mha", label_map(0)[4], SPACING[1:])
+    found = read_label_map(flat, reader(".mha", examples=[flat]))
+    assert found.flat and found.array.shape == (1, 24, 26) and found.spacing[1:] == pytest.approx(SPACING[1:])
+
+
+def test_a_header_that_simpleitk_refuses_is_read_by_nibabel(tmp_path):
+    affine = np.diag([0.7, 0.8, 2.5, 1.0])
+    affine[0, 1] = 0.3  # not orthogonal
+    file = tmp_path / "a.nii.gz"
+    image = nibabel.Nifti1Image(label_map(0).transpose(2, 1, 0), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(None, 0)
+    nibabel.save(image, file)
+    with pytest.raises(RuntimeError):
+        sitk.ReadImage(str(file))
+    chosen = reader(".nii.gz", examples=[file])
+    assert chosen.__name__ == "NibabelIO"
+    np.testing.assert_array_equal(read_label_map(file, chosen).array, label_map(0))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((2, 2, 2), 1.5), "whole numbers"),
+        (np.full((2, 2, 2), -1, np.int16), "negative"),
+        (np.full((2, 2, 2), np.nan), "finite"),
+        (np.zeros((2, 2, 2, 2)), "dimensions"),
+    ],
+)
+def test_what_is_not_a_label_map(tmp_path, array, message):
+    file = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), file)
+    with pytest.raises(UnreadableError, match=message) as error:
+        read_label_map(file, reader(".nii.gz", "NibabelIO"))
+    assert str(file) in str(error.value)
+
+
+def test_a_broken_file_is_named_in_one_line(tmp_path):
+    file = tmp_path / "broken.nii.gz"
+    file.write_bytes(b"no image")
+    with pytest.raises(UnreadableError, match=r"broken\.nii\.gz") as error:
+        read_label_map(file, reader(".nii.gz", "SimpleITKIO"))
+    assert "\n" not in str(error.value)
+    good = write(tmp_path / "good.nii.gz", label_map(0))
+    assert reader(".nii.gz", examples=[file, good]).__name__ == "SimpleITKIO"
+
+
+def test_unknown_formats():
+    with pytest.raises(UserError, match=r"\.jpg"):
+        reader(".jpg")
+    with pytest.raises(UserError, match="NoSuchIO"):
+        reader(".nii.gz", "NoSuchIO")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"origin": (1.0001, -2.0, 3.0)}, None),
+        ({"spacing": (2.5, 0.8, 0.71)}, "spacing"),
+        ({"origin": (1.0, -2.0, 4.0)}, "origin"),
+        ({"crop": True}, "shape"),
+    ],
+)
+def test_geometry(tmp_path, change, message):
+    array = label_map(0)[1:] if change.pop("crop", False) else label_map(0)
+    files = write(tmp_path / "a.nii.gz", label_map(0)), write(tmp_path / "b.nii.gz", array, **change)
+    maps = [read_label_map(f, reader(".nii.gz", "SimpleITKIO")) for f in files]
+    difference = geometry_difference(*maps)
+    assert difference is None if message is None else message in str(difference)

@@ -1,0 +1,49 @@
+import pytest
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.evaluation.conventions import PRESETS
+from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
+
+
+def scheme(labels, preset="papers"):
+    return label_scheme({"labels": labels, "file_ending": ".nii.gz"}, PRESETS[preset])
+
+
+def test_labels_and_ignore():
+    found = scheme({"background": 0, "liver": 1, "spleen": 2, "ignore": 3})
+    assert [(t.name, t.key, t.members) for t in found.targets] == [("liver", "1", (1,)), ("spleen", "2", (2,))]
+    assert found.labels == (0, 1, 2, 3) and found.ignore == 3
+
+
+def test_regions_have_the_keys_of_nnunet():
+    found = scheme({"background": 0, "whole": [1, 2], "core": [2], "edge": 3})
+    assert [t.key for t in found.targets] == ["(1, 2)", "(2,)", "3"]
+
+
+def test_region_keys_equal_those_nnunet_writes():
+    pytest.importorskip("torch", reason="nnU-Net's label manager needs torch")
+    from nnunetv2.evaluation.evaluate_predictions import label_or_region_to_key
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "edge": 3, "ignore": 4}
+    manager = LabelManager(labels, regions_class_order=[1, 2, 3])
+    assert [t.key for t in scheme(labels).targets] == [label_or_region_to_key(r) for r in manager.foreground_regions]
+
+
+def test_lits_liver_includes_its_tumours():
+    found = scheme({"background": 0, "liver": 1, "tumour": 2}, "lits")
+    assert [(t.key, t.members) for t in found.targets] == [("(1, 2)", (1, 2)), ("2", (2,))]
+
+
+@pytest.mark.parametrize("labels", [{"background": 0}, {"background": 0, "ignore": 1}, {"background": 0, "a": "x"}])
+def test_nothing_to_evaluate(labels):
+    with pytest.raises(UserError, match=r"dataset\.json"):
+        scheme(labels)
+
+
+def test_dataset_json_must_be_one(tmp_path):
+    file = tmp_path / "dataset.json"
+    for text, message in (("{", "cannot read"), ("{}", "labels"), ('{"labels": {}}', "file_ending")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_dataset_json(file)

@@ -1,0 +1,61 @@
+"""Make a trainer on the shared dataset without its data loaders."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nnunet_ext.trainers.lookup import find_trainer
+from tests.conftest import PLANS, Dataset
+
+
+def build(
+    dataset: Dataset,
+    name: str,
+    configuration: str = "3d_fullres",
+    change_plans: Callable[[dict], Any] | None = None,
+    labels: dict | None = None,
+    trainer: type | None = None,
+    **attributes: Any,
+):
+    """A trainer, not yet initialised; ``attributes`` are set on the instance, ``labels`` replace the dataset's."""
+    plans = json.loads((dataset.preprocessed / f"{PLANS}.json").read_text())
+    plans["continue_training"] = False
+    if change_plans is not None:
+        change_plans(plans)
+    dataset_json = json.loads((dataset.preprocessed / "dataset.json").read_text())
+    if labels is not None:
+        dataset_json = copy.deepcopy(dataset_json) | {"labels": labels}
+        if any(isinstance(value, list) for value in labels.values()):
+            dataset_json["regions_class_order"] = list(range(1, len(labels) - ("ignore" in labels)))
+    torch.manual_seed(0)
+    made = (trainer or find_trainer(name))(plans, configuration, 0, dataset_json, torch.device("cpu"))
+    for attribute, value in attributes.items():
+        setattr(made, attribute, value)
+    return made
+
+
+def random_batch(trainer: Any, seed: int = 0) -> dict[str, Any]:
+    """A batch as the loader gives it: image, and targets at the scales of the deep-supervision outputs."""
+    generator = torch.Generator().manual_seed(seed)
+    patch = trainer.configuration_manager.patch_size
+    data = torch.randn(2, trainer.num_input_channels, *patch, generator=generator)
+    manager = trainer.label_manager
+    values = max(manager.all_labels) + 1
+    if manager.has_ignore_label:
+        values += 1
+    scales = trainer._get_deep_supervision_scales() or [[1] * len(patch)]
+    target = []
+    for scale in scales:
+        shape = [round(n * s) for n, s in zip(patch, scale, strict=True)]
+        labels = torch.randint(0, values, (2, 1, *shape), generator=generator).short()
+        if manager.has_regions:
+            regions = [*manager.foreground_regions, *([manager.ignore_label] if manager.has_ignore_label else [])]
+            members = [torch.tensor(r if isinstance(r, (tuple, list)) else [r]) for r in regions]
+            labels = torch.cat([torch.isin(labels, m.short()) for m in members], 1)
+        target.append(labels)
+    return {"data": data, "target": target if trainer.enable_deep_supervision else target[0], "keys": ["a", "b"]}

@@ -1,0 +1,248 @@
+"""One training step against a plain reading of Eq. 4 to 6, in every setting nnU-Net has."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from nnunet_ext.errors import UserError
+from tests.trainers.building import build, random_batch
+
+GAN = "nnUNetTrainerRefinedGAN"
+REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
+
+
+def reference_step(trainer, batch):
+    """Eq. 4 to 6 written out with literal logarithms: losses, and the gradient of L_G for the network."""
+    network = copy.deepcopy(trainer.network)
+    discriminators = [copy.deepcopy(helper.module) for helper in trainer.helpers.values()]
+    outputs = network(batch["data"])
+    targets = batch["target"]
+    total = trainer.loss(outputs, targets)
+    terms = {"basic": total.item()}
+    manager = trainer.label_manager
+    for i, (weight, discriminator) in enumerate(zip(trainer.adversarial_weights, discriminators, strict=True)):
+        target = targets[i]
+        if manager.has_regions:
+            fake = torch.sigmoid(outputs[i])
+            annotated = ~target[:, -1:] if manager.has_ignore_label else torch.ones_like(target[:, :1])
+            real = target[:, : fake.shape[1]].float()
+        else:
+            fake = torch.softmax(outputs[i], 1)
+            annotated = target != manager.ignore_label if manager.has_ignore_label else torch.ones_like(target)
+            real = torch.stack([(target[:, 0] == c).float() for c in range(fake.shape[1])], 1)
+        fake, real = fake * annotated, real * annotated
+        # Eq. 5, 6
+        loss = (
+            -torch.log(torch.sigmoid(discriminator(real))).mean()
+            - torch.log(1 - torch.sigmoid(discriminator(fake.detach()))).mean()
+        )
+        terms[f"discriminator_{i + 1}"] = loss.item()
+        betas, rate = trainer.discriminator_betas, trainer.discriminator_lr
+        optimizer = torch.optim.Adam(discriminator.parameters(), rate, betas)
+        loss.backward()
+        optimizer.step()
+        discriminator.requires_grad_(False)  # its gradient stays that of Eq. 5
+        judged = torch.sigmoid(discriminator(fake))
+        saturating = trainer.generator_form == "saturating"
+        term = torch.log(1 - judged).mean() if saturating else -torch.log(judged).mean()
+        terms[f"adversarial_{i + 1}"] = term.item()
+        total = total + weight * term
+    total.backward()
+    return terms, total.item(), {n: p.grad for n, p in network.named_parameters() if p.grad is not None}, discriminators
+
+
+SETTINGS = {
+    "3d": {},
+    "2d": {"configuration": "2d"},
+    "ignore label": {"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}},
+    "regions": {"labels": REGIONS},
+    "regions with ignore label": {"labels": {**REGIONS, "ignore": 3}},
+    "saturating": {"generator_form": "saturating"},
+    "non-saturating": {"generator_form": "non_saturating"},
+    "strong": {"adversarial_weights": (0.5, 0.3)},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_step_is_equations_4_to_6(dataset, setting):
+    trainer = build(dataset, GAN, **SETTINGS[setting])
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    batch = random_batch(trainer)
+    terms, total, gradients, discriminators = reference_step(trainer, batch)
+
+    output = trainer.train_step(copy.deepcopy(batch))
+
+    assert output["loss"] == pytest.approx(total, rel=1e-4)
+    for name, value in terms.items():
+        assert output[name] == pytest.approx(value, rel=1e-3), name
+    norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
+    clip = min(1.0, 12 / float(norm))
+    for name, parameter in trainer.network.named_parameters():
+        if name in gradients:
+            assert torch.allclose(parameter.grad, gradients[name] * clip, rtol=1e-3, atol=1e-6), name
+    for helper, expected in zip(trainer.helpers.values(), discriminators, strict=True):
+        for p, q in zip(helper.module.parameters(), expected.parameters(), strict=True):
+            assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-7)  # of Eq. 5 alone, not of Eq. 4
+            clear = q.grad.abs() > 1e-5  # Adam's first step is the rate, with the sign of the gradient
+            assert clear.any()
+            assert torch.allclose(p[clear], q[clear], atol=0.1 * trainer.discriminator_lr)
+
+
+def test_ignored_voxels_do_not_reach_the_discriminator(dataset):
+    labels = {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}
+    results = []
+    for changed in (False, True):
+        trainer = build(dataset, GAN, labels=labels)
+        trainer.initialize()
+        trainer.set_deep_supervision_enabled(True)
+        batch = random_batch(trainer)
+        real, fake = trainer._discriminator_inputs(
+            torch.randn(2, 3, *batch["target"][0].shape[2:], generator=torch.Generator().manual_seed(7))
+            + torch.tensor([10.0 * changed, 0.0, 0.0]).view(1, 3, 1, 1, 1) * (batch["target"][0] == 3),
+            batch["target"][0],
+        )
+        results.append((real, fake))
+    (real, fake), (real_changed, fake_changed) = results
+    assert torch.equal(real, real_changed)
+    assert torch.allclose(fake, fake_changed, atol=1e-6)
+    ignored = (batch["target"][0] == 3).expand_as(fake)
+    assert ignored.any()
+    assert fake[ignored].abs().max() == 0
+    assert real[ignored].abs().max() == 0
+
+
+def test_anisotropic_plans_give_anisotropic_discriminators(dataset):
+    def anisotropic(plans):
+        plans["configurations"]["3d_fullres"]["spacing"] = [5.0, 0.8, 0.8]
+        arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        arguments["kernel_sizes"][0] = [1, 3, 3]
+        arguments["strides"] = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+
+    trainer = build(dataset, GAN, change_plans=anisotropic)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    first, second = (helper.module.layers[0] for helper in trainer.helpers.values())
+    assert first.kernel_size == (1, 7, 7)  # 5 mm against 0.8 mm
+    assert second.kernel_size == (1, 7, 7)  # 5 mm against 1.6 mm at half resolution
+    assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
+
+
+def test_residual_encoder_plans(dataset):
+    def residual(plans):
+        architecture = plans["configurations"]["3d_fullres"]["architecture"]
+        architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+        architecture["arch_kwargs"]["n_blocks_per_stage"] = architecture["arch_kwargs"].pop("n_conv_per_stage")
+
+    trainer = build(dataset, GAN, change_plans=residual)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
+
+
+def test_a_plan_with_one_output_is_refused_in_one_sentence(dataset):
+    def two_stages(plans):
+        arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        arguments |= {"n_stages": 2, "features_per_stage": [4, 8], "n_conv_per_stage": [1, 1]}
+        arguments |= {"n_conv_per_stage_decoder": [1], "kernel_sizes": [[3] * 3] * 2, "strides": [[1] * 3, [2] * 3]}
+
+    with pytest.raises(UserError, match=r"needs 2 output\(s\) of deep supervision, but configuration 3d_fullres has 1"):
+        build(dataset, GAN, change_plans=two_stages).initialize()
+    with pytest.raises(UserError, match="has 1"):
+        build(dataset, GAN, enable_deep_supervision=False).initialize()
+
+
+def test_auxiliary_gan_runs_without_deep_supervision(dataset):
+    trainer = build(dataset, "nnUNetTrainerAuxiliaryGAN", enable_deep_supervision=False)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(False)
+    assert list(trainer.helpers) == ["discriminator_1"]
+    assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
+
+
+def test_basic_dice_has_no_cross_entropy_and_weights_follow_equation_4(dataset):
+    trainer = build(dataset, GAN, basic="dice", basic_weights=(1.0, 0.1))
+    trainer.initialize()
+    batch = random_batch(trainer)
+    trainer.set_deep_supervision_enabled(True)
+    with torch.no_grad():
+        outputs = trainer.network(batch["data"])
+
+    def dice(logits, target):  # nnU-Net's: foreground classes, negative, smooth 1e-5, per sample or batch
+        probabilities = torch.softmax(logits, 1)[:, 1:]
+        truth = functional.one_hot(target[:, 0].long(), logits.shape[1]).movedim(-1, 1)[:, 1:].float()
+        batch_dice = trainer.configuration_manager.batch_dice
+        axes = [*([0] if batch_dice else []), *range(2, logits.ndim)]
+        overlap, size = (probabilities * truth).sum(axes), (probabilities + truth).sum(axes)
+        return -((2 * overlap + 1e-5) / (size + 1e-5)).mean()
+
+    expected = dice(outputs[0], batch["target"][0]) + 0.1 * dice(outputs[1], batch["target"][1])
+    assert trainer.loss(outputs, batch["target"]).item() == pytest.approx(expected.item(), rel=1e-4)
+    with pytest.raises(UserError, match="basic must be"):
+        build(dataset, GAN, basic="focal").initialize()
+    with pytest.raises(ValueError, match="form must be"):
+        build(dataset, GAN, generator_form="hinge").initialize()
+
+
+def test_the_network_is_that_of_stock_nnunet(dataset, tmp_path):
+    trainer = build(dataset, GAN)
+    trainer.initialize()
+    trainer.save_checkpoint(str(tmp_path / "gan.pth"))
+    stock = build(dataset, "nnUNetTrainer_1epochs")
+    stock.initialize()
+    stock.load_checkpoint(str(tmp_path / "gan.pth"))
+    for (name, p), (stock_name, q) in zip(
+        trainer.network.named_parameters(), stock.network.named_parameters(), strict=True
+    ):
+        assert name == stock_name
+        assert torch.equal(p, q)
+
+
+def test_the_cascade_configuration(dataset):
+    def cascade(plans):
+        configurations = plans["configurations"]
+        configurations["3d_lowres"] = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
+        configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+
+    trainer = build(dataset, GAN, configuration="3d_cascade_fullres", change_plans=cascade)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    assert trainer.num_input_channels == 3  # the image and two organs of the previous stage
+    assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
+
+
+def test_mixed_precision_keeps_the_adversarial_terms_in_float32(dataset, monkeypatch):
+    trainer = build(dataset, GAN)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    batch = random_batch(trainer)
+    full = reference_step(trainer, batch)[0]
+    monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    seen = []
+    for helper in trainer.helpers.values():
+        step = helper.step
+        monkeypatch.setattr(helper, "step", lambda loss, step=step: (seen.append(loss.dtype), step(loss)))
+    output = trainer.train_step(batch)
+    assert seen == [torch.float32, torch.float32]
+    assert all(torch.isfinite(p).all() for helper in trainer.helpers.values() for p in helper.module.parameters())
+    for name, value in full.items():
+        assert output[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+
+
+def test_discriminator_and_losses_compile_without_graph_breaks():
+    from nnunet_ext.losses.adversarial import discriminator_loss, generator_loss
+    from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
+
+    network = PatchDiscriminator(2, (5.0, 1.0, 1.0))
+
+    def both(real, fake):
+        fake_logits = network(fake)
+        return discriminator_loss(network(real), fake_logits), generator_loss(fake_logits, "non_saturating")
+
+    compiled = torch.compile(both, backend="eager", fullgraph=True)
+    inputs = torch.rand(2, 1, 2, 8, 24, 24)
+    for got, expected in zip(compiled(*inputs), both(*inputs), strict=True):
+        assert torch.allclose(got, expected)
