@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -60,14 +59,20 @@ def main() -> None:
         "nnunet-ext convert, 1 process": ["nnunet-ext", "convert", "nih-pancreas", str(source), "-np", "1"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
+    peaks: dict[str, int] = dict.fromkeys(commands, 0)
     for _ in range(arguments.repetitions):
         for name, command in commands.items():
             for folder in (raw, plain):
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
             start = time.perf_counter()
-            subprocess.run(command, env={**os.environ, "nnUNet_raw": str(raw)}, check=True, capture_output=True)
+            environment = {**os.environ, "nnUNet_raw": str(raw)}
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
             seconds[name].append(time.perf_counter() - start)
+            if status:
+                raise SystemExit(f"{command} failed")
+            peaks[name] = max(peaks[name], usage.ru_maxrss)
             written = sum(path.stat().st_size for path in (*plain.iterdir(), *raw.rglob("imagesTr/*")))
             print(f"{seconds[name][-1]:8.2f} s  {written / 1e6:8.0f} MB  {name}", flush=True)
     for folder in (raw, plain):
@@ -83,7 +88,8 @@ def main() -> None:
         "times faster than plain SimpleITK": {
             name: round(medians[ours[0]] / v, 2) for name, v in medians.items() if name != ours[0]
         },
-        "largest process, MB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+        "volume, MB": round((SHAPE[0] + 4) * SHAPE[1] * SHAPE[2] * 2 / 1e6),
+        "memory of the largest process, MB": {name: round(peak / 1024) for name, peak in peaks.items()},
     }
     print(json.dumps(result, indent=1))
     if arguments.output:

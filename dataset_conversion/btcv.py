@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import FileCase
-from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
 from dataset_conversion.options import Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import Split, from_blocks
@@ -58,6 +58,7 @@ def convert_btcv(source: Path, options: Options) -> Path:
     Raises:
         UserError: something is missing, ambiguous, damaged, or another dataset.
     """
+    check_target(DATASET, options)  # before archives are unpacked
     with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
         findings = find_cases(folder)
         endings = {nifti_ending(path) for case in findings.cases for path in case.sources()}

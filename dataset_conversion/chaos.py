@@ -19,7 +19,7 @@ import numpy as np
 from dataset_conversion import catalogue
 from dataset_conversion.cases import Case, Scan, SkipCaseError
 from dataset_conversion.dicom import Slice, dicom_files, order_by_position, read_slice, read_stack, stack_geometry
-from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
 from dataset_conversion.masks import read_mask
 from dataset_conversion.options import Check, Options
 from dataset_conversion.source import children, opened
@@ -253,6 +253,7 @@ def convert_chaos(source: Path, options: Options, part: ChaosPart) -> Path:
     Raises:
         UserError: something is missing, ambiguous or damaged.
     """
+    check_target(DATASETS[part], options)  # before archives are unpacked
     with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
         findings = find_cases(folder, part)
         return convert(DATASETS[part], findings, options, source=source, source_is_temporary=temporary)

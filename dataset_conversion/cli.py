@@ -14,6 +14,7 @@ import typer
 from dataset_conversion import catalogue
 from dataset_conversion.options import Options
 from nnunet_ext.console import run
+from nnunet_ext.errors import UserError
 
 _SETTINGS: dict[str, Any] = {"rich_markup_mode": "rich", "pretty_exceptions_enable": False, "no_args_is_help": True}
 _HELP_OPTION = {"help_option_names": ["-h", "--help"]}
@@ -78,7 +79,11 @@ def _command(name: str, dataset: catalogue.Source) -> Callable[[Callable[..., No
 
         def command(**arguments: Any) -> None:
             options = _shared(**{key: arguments.pop(key) for key in shared})
-            function(options=options, **arguments)
+            try:
+                function(options=options, **arguments)
+            except OSError as error:  # no room on the disk, no permission, a share that went away
+                what = f"{error.filename}: " if error.filename else ""
+                raise UserError(f"{what}{error.strerror or error}.") from error
 
         # typer reads a command's parameters from its signature
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

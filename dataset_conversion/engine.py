@@ -169,8 +169,7 @@ def convert(
     """
     if source_is_temporary:
         options = replace(options, mode="copy")
-    target = raw_folder() / folder_name(dataset, options)
-    _check_target(target, options)
+    target = check_target(dataset, options)
     cases = sorted(findings.cases, key=lambda case: natural_key(case.name))
     _check_cases(cases, source)
     _check_preprocessed_split(target.name, findings.split)
@@ -205,7 +204,13 @@ def _check_cases(cases: Sequence[Case], source: Path) -> None:
         raise UserError(f"{first} and {second} are both case {name}; point at one copy of the dataset.")
 
 
-def _check_target(target: Path, options: Options) -> None:
+def check_target(dataset: Dataset, options: Options) -> Path:
+    """Give the folder the dataset will get.
+
+    Raises:
+        UserError: nnUNet_raw is not set, the dataset exists already, or its id belongs to another dataset.
+    """
+    target = raw_folder() / folder_name(dataset, options)
     prefix = target.name[: len("Dataset000_")]
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         folder = Path(os.environ.get(variable) or os.devnull)
@@ -216,6 +221,7 @@ def _check_target(target: Path, options: Options) -> None:
             )
     if target.exists() and not options.overwrite:
         raise UserError(f"{target} exists; choose another id with -d, or replace it with --overwrite.")
+    return target
 
 
 def _check_preprocessed_split(name: str, split: Split | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import FileCase
-from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
 from dataset_conversion.options import Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import SEED, Split, hold_out
@@ -57,6 +57,7 @@ def convert_lits(
     Raises:
         UserError: something is missing, ambiguous or damaged.
     """
+    check_target(DATASET, options)  # before archives are unpacked
     with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
         findings = find_cases(folder, {} if spacing_csv is None else read_spacings(spacing_csv))
         _split(findings, labelled, None if test_cases is None else read_numbers(test_cases))

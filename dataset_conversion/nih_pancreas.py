@@ -17,7 +17,7 @@ import numpy as np
 from dataset_conversion import catalogue
 from dataset_conversion.cases import Case, Scan
 from dataset_conversion.dicom import Slice, dicom_files, is_dicom, order_by_position, read_slice, read_stack
-from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
 from dataset_conversion.options import Check, Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import Split, from_blocks
@@ -155,6 +155,7 @@ def convert_nih_pancreas(source: Path, options: Options, labels: Path | None = N
     Raises:
         UserError: something is missing, ambiguous or damaged.
     """
+    check_target(DATASET, options)  # before archives are unpacked
     with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
         if labels is None:
             return _convert(folder, folder, options, source, temporary)

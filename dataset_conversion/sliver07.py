@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import FileCase
-from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
 from dataset_conversion.options import Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import k_folds
@@ -38,6 +38,7 @@ def convert_sliver07(source: Path, options: Options) -> Path:
     Raises:
         UserError: something is missing, ambiguous or damaged.
     """
+    check_target(DATASET, options)  # before archives are unpacked
     with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
         return convert(DATASET, find_cases(folder), options, source=source, source_is_temporary=temporary)
 
@@ -74,6 +75,11 @@ def find_cases(folder: Path) -> Findings:
         findings.cases.append(FileCase(name, "Ts" if test else "Tr", scan, label, any_foreground=True))
     for label in labels.values():
         raise UserError(f"{label} has no scan: {label.name.replace('seg', 'orig')} is missing.")
+    reused = [number for test, number in scans if test and (False, number) in scans]
+    if reused:
+        findings.notes.append(
+            f"{len(reused)} test scans have the file names of training scans; their folder told them apart"
+        )
     findings.note_missing("labelled cases", catalogue.SLIVER07_CASES, [n for test, n in scans if not test])
     findings.split = k_folds(findings.names("Tr"))
     return findings

@@ -51,7 +51,7 @@ def opened(source: Path, scratch: Path) -> Iterator[tuple[Path, bool]]:
     """Give a folder to look for cases in, unpacking archives first.
 
     ``source`` may be a folder, an archive, or a folder that holds archives and no other data. Archives are unpacked
-    below ``scratch``, from where they are removed when all went well; after an interruption the next run finds them.
+    below ``scratch``, from where they are removed at the end; only after an interruption the next run finds them.
 
     Args:
         source: what the user named.
@@ -71,9 +71,13 @@ def opened(source: Path, scratch: Path) -> Iterator[tuple[Path, bool]]:
             raise UserError(f"{source} is neither a folder nor an archive ({', '.join(ARCHIVE_ENDINGS)}).")
         yield source, False
         return
-    for archive in archives:
-        _unpack(archive, scratch / archive.name)
-    yield scratch, True
+    try:
+        for archive in archives:
+            _unpack(archive, scratch / archive.name)
+        yield scratch, True
+    except UserError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
     shutil.rmtree(scratch)
 
 

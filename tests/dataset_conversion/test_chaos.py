@@ -70,6 +70,14 @@ def test_downloaded_zips(raw, tmp_path):
     assert [path.name for path in raw.iterdir()] == ["Dataset504_CHAOS_CT"]
 
 
+def test_zips_are_not_unpacked_for_a_dataset_that_exists(raw, tmp_path):
+    (raw / "Dataset504_CHAOS_CT").mkdir()
+    archive = tmp_path / "CHAOS_Train_Sets.zip"
+    archive.write_bytes(b"not even a zip")
+    with pytest.raises(UserError, match="exists; choose another id"):
+        convert_chaos(archive, Options(), "CT")
+
+
 def test_labelled_folder_alone(raw, tmp_path):
     layout = write_chaos(tmp_path / "d", "T2SPIR", test_numbers=(), **FEW)
     assert_equals(convert_chaos(layout.folder / "Train_Sets" / "MR", Options(), "T2SPIR"), layout)
@@ -262,5 +270,5 @@ def test_folds_are_the_same_patients_for_both_mr_parts(raw, tmp_path):
 
 def test_module_on_its_own():
     command = [sys.executable, "-m", "dataset_conversion.chaos", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert "chaos-t1dual" in done.stdout and "lits" not in done.stdout

@@ -147,10 +147,10 @@ def test_test_cases_of_ones_own(raw, tmp_path):
     assert folds(dataset)[0]["val"] == ["lits_002", "lits_004"]
     listed.write_text("77")
     with pytest.raises(UserError, match="names lits_077, which was not found"):
-        convert_lits(layout.folder, Options(), test_cases=listed)
+        convert_lits(layout.folder, Options(overwrite=True), test_cases=listed)
     listed.write_text("two")
     with pytest.raises(UserError, match="does not hold a list of case numbers"):
-        convert_lits(layout.folder, Options(), test_cases=listed)
+        convert_lits(layout.folder, Options(overwrite=True), test_cases=listed)
 
 
 def test_other_folds_in_the_preprocessed_folder(raw, tmp_path):

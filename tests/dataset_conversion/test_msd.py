@@ -151,6 +151,7 @@ def test_damaged_archive(raw, tmp_path):
     archive.write_bytes(b"no archive" * 200)
     with pytest.raises(UserError, match="cannot be unpacked"):
         convert_msd(archive, Options())
+    assert not list(raw.iterdir())
 
 
 def test_numbers_in_names_are_kept(raw, task):
@@ -424,7 +425,7 @@ def test_command_line(raw, task):
         "--mode",
         "copy",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert_equals(raw / "Dataset012_PhantomAbdomen", task)
 
@@ -432,10 +433,35 @@ def test_command_line(raw, task):
 def test_command_line_reports_one_sentence_and_exit_code_1(raw, task):
     truncate(image(task, 2))
     command = [sys.executable, "-m", "nnunet_ext.cli", "convert", "msd", str(task.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "phantomabdomen_002.nii.gz is truncated" in done.stderr
+
+
+def test_command_line_without_room_for_the_dataset(raw, task, monkeypatch):
+    (raw / f".{DATASET}.partial").write_text("in the way")
+    command = [sys.executable, "-m", "nnunet_ext.cli", "convert", "msd", str(task.folder)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "Not a directory" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_killed_conversion_is_no_dataset_and_is_resumed(raw, task):
+    code = (
+        "import os, sys; from pathlib import Path; from dataset_conversion import engine, msd; "
+        "from dataset_conversion.options import Options; write = engine._write_json; "
+        "stop = lambda path, content: (write(path, content), path.stem.endswith('_002') and os._exit(9)); "
+        "engine._write_json = stop; msd.convert_msd(Path(sys.argv[1]), Options(mode='copy'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(task.folder)], capture_output=True, check=False)
+    assert done.returncode == 9
+    assert [path.name for path in raw.iterdir()] == [f".{DATASET}.partial"]
+    first = raw / f".{DATASET}.partial" / "imagesTr" / "phantomabdomen_001_0000.nii.gz"
+    written = first.stat().st_mtime_ns
+    dataset = convert_msd(task.folder, Options(mode="copy"))
+    assert (dataset / "imagesTr" / first.name).stat().st_mtime_ns == written
+    assert_equals(dataset, task)
 
 
 def test_error_in_a_worker_process(raw, task):

@@ -105,4 +105,7 @@ def test_folds_and_missing_cases(raw, tmp_path):
     dataset = convert_sliver07(layout.folder, Options())
     validated = [name for fold in folds(dataset) for name in fold["val"]]
     assert sorted(validated) == sorted(layout.train)
-    assert report(dataset)["notes"] == ["15 of 20 labelled cases were not found: 6-20"]
+    assert report(dataset)["notes"] == [
+        "2 test scans have the file names of training scans; their folder told them apart",
+        "15 of 20 labelled cases were not found: 6-20",
+    ]
