@@ -73,7 +73,7 @@ class Dataset:
             [executable, *map(str, command[1:])],
             env=self.environment(),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
             stdin=subprocess.DEVNULL,
         )

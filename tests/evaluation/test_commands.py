@@ -73,7 +73,7 @@ def test_a_user_error_is_one_sentence(tmp_path):
     reference, prediction = dataset(tmp_path)
     (prediction / "case_1.nii.gz").unlink()
     command = [sys.executable, "-m", "nnunet_ext.cli", "evaluate", str(reference), str(prediction), "-np", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: 1 of 3 predictions missing: case_1") and "Traceback" not in done.stderr
     done = invoke("evaluate", reference, prediction, "-np", 1, "--allow-missing", "--no-report")
