@@ -45,9 +45,16 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
             continue
         base = _find_as_it_is(base_name_here)
         if base is not None:
-            _variants[name] = run_length_variant(name, base, epochs_here, iterations)
+            _variants[name] = run_length_variant(name, __name__, base, epochs_here, iterations)
             return _variants[name]
     raise AttributeError(f"there is no trainer called {name}")
+
+
+def __getattr__(name: str) -> type[nnUNetTrainer]:
+    """Let pickle find a run-length variant again by module and name, in spawned processes too."""
+    if not name.startswith(_PREFIX):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return find_trainer(name)
 
 
 def did_you_mean(name: str) -> str:

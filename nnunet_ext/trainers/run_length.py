@@ -29,12 +29,13 @@ def strip_run_length(name: str) -> str:
 
 
 def run_length_variant(
-    name: str, base: type[nnUNetTrainer], epochs: int | None, iterations: int | None
+    name: str, module: str, base: type[nnUNetTrainer], epochs: int | None, iterations: int | None
 ) -> type[nnUNetTrainer]:
     """Make the subclass of ``base`` called ``name`` with another run length.
 
     Args:
         name: class name, which nnU-Net writes into the checkpoint and predicts by.
+        module: where pickle finds the class again by its name.
         base: the trainer.
         epochs: number of epochs, ``None`` to leave it.
         iterations: training iterations an epoch, ``None`` to leave it.
@@ -56,14 +57,4 @@ def run_length_variant(
             self.num_iterations_per_epoch = iterations
             self.num_val_iterations_per_epoch = max(1, iterations // 5)
 
-    return type(name, (base,), {"__init__": __init__, "__module__": __name__, "__doc__": base.__doc__})
-
-
-def __getattr__(name: str) -> type[nnUNetTrainer]:
-    """Let pickle find a variant again by module and name, in spawned processes too."""
-    _, epochs, iterations = split_run_length(name)
-    if name.startswith("__") or (epochs is None and iterations is None):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nnunet_ext.trainers.lookup import find_trainer
-
-    return find_trainer(name)
+    return type(name, (base,), {"__init__": __init__, "__module__": module, "__doc__": base.__doc__})
