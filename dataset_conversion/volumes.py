@@ -1,8 +1,8 @@
 """Reading and writing volumes: voxels as ``(z, y, x)`` arrays, geometry in SimpleITK's terms.
 
 Geometry is what SimpleITK sees, because nnU-Net reads NIfTI with it; plain NIfTI headers are read without it, which
-is a hundred times quicker. Voxels of NIfTI files are read with nibabel through ISA-L's gzip, which verifies checksums: a
-truncated or altered ``.nii.gz`` is found, where ITK would return whatever it could decompress.
+is a hundred times quicker. Voxels of NIfTI files are read with nibabel through ISA-L's gzip, which verifies checksums:
+a truncated or altered ``.nii.gz`` is found, where ITK would return whatever it could decompress.
 Imaging libraries are imported where they are used: a conversion that links needs none of them.
 """
 
