@@ -215,6 +215,12 @@ def test_missing_description_of_an_unknown_task(raw, task):
         convert_msd(task.folder, Options())
 
 
+def test_test_image_named_like_a_training_image(raw, task):
+    shutil.copy(image(task, 1), image(task, 1, "imagesTs"))
+    with pytest.raises(UserError, match=r"phantomabdomen_001.nii.gz are both case phantomabdomen_001"):
+        convert_msd(task.folder, Options())
+
+
 @pytest.mark.parametrize("check", ["full", "headers"])
 @pytest.mark.parametrize(
     ("damage", "message"),
