@@ -110,7 +110,9 @@ class ExtendedTrainer(nnUNetTrainer):
         if not self.was_initialized:
             self.check_supported()
         super().initialize()
-        self.helpers = self.build_helpers()
+        # What follows, augmentation included, draws the same random numbers as a stock run of the same seed.
+        with torch.random.fork_rng(devices=[]):
+            self.helpers = self.build_helpers()
 
     def on_train_start(self) -> None:
         """Start the loaders; a resumed run then goes on with the random numbers it would have drawn."""

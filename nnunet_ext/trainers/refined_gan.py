@@ -29,9 +29,8 @@ class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
 
     # Weight of the adversarial term of each discriminated output. Eq. 2 prints none; w2 of Eq. 4 is taken for both.
     adversarial_weights: tuple[float, ...] = (0.001,)
-    # Eq. 2 and 4 print log(1 - D), "saturating": its gradient vanishes while the discriminator is sure of itself, so
-    # that it leaves a network in peace that is still learning the basics. -log D does not, and in a run that learned
-    # slowly it held the network back (benchmarks/results/hippocampus_refined_gan.md).
+    # Eq. 2 and 4 print log(1 - D), "saturating", whose gradient vanishes while the discriminator is sure of itself;
+    # that of -log D, "non_saturating", does not. No difference was measured between them so far, hence the letter.
     generator_form: GeneratorForm = "saturating"
     # "stock": nnU-Net's region loss (Dice + CE). "dice": the text's "measured by dice function" alone.
     basic: Literal["stock", "dice"] = "stock"
