@@ -145,8 +145,8 @@ def order_by_position(slices: Sequence[Slice], *, one_series: bool) -> list[int]
     if len(slices) < 2:
         raise UserError(f"{where} holds a single DICOM slice.")
     _check_uniform(slices, "size", lambda s: s.shape)
-    _check_uniform(slices, "pixel spacing", lambda s: tuple(round(v, 4) for v in s.pixel_spacing))
-    _check_uniform(slices, "orientation", lambda s: tuple(round(v, 3) + 0.0 for v in s.orientation))
+    _check_close(slices, "pixel spacing", [s.pixel_spacing for s in slices], 1e-4)
+    _check_close(slices, "orientation", [s.orientation for s in slices], 1e-3)
     if one_series:
         _check_uniform(slices, "series", lambda s: s.series)
     heights = np.array([s.position for s in slices]) @ slices[0].normal
@@ -169,15 +169,24 @@ def order_by_position(slices: Sequence[Slice], *, one_series: bool) -> list[int]
     return order.tolist()
 
 
+def _check_close(slices: Sequence[Slice], what: str, values: Sequence[Sequence[float]], tolerance: float) -> None:
+    """Name a slice whose numbers are far from the median of all."""
+    deviations = np.abs(np.array(values) - np.median(values, axis=0)).max(axis=1)
+    if deviations.max() > tolerance:
+        raise _not_one_series(slices[int(deviations.argmax())], what)
+
+
+def _not_one_series(odd: Slice, what: str) -> UserError:
+    return UserError(f"{odd.path} differs in {what} from the other slices of its folder: they are no single series.")
+
+
 def _check_uniform(slices: Sequence[Slice], what: str, key: Callable[[Slice], Hashable]) -> None:
     """Name a slice that differs from most others."""
     values = [key(s) for s in slices]
     usual = max(set(values), key=values.count)
     for candidate, value in zip(slices, values, strict=True):
         if value != usual:
-            raise UserError(
-                f"{candidate.path} differs in {what} from the other slices of its folder: they are no single series."
-            )
+            raise _not_one_series(candidate, what)
 
 
 def stack_geometry(ordered: Sequence[Slice]) -> Geometry:

@@ -328,7 +328,7 @@ class _Job:
                 volume = replace(volume, array=read_volume(volume.path).array)
             assert volume.array is not None
             write_nifti(target, volume.array.astype(np.uint8) if is_label else _compact(volume.array), volume.geometry)
-        elif self.options.mode == "copy":
+        elif self.options.mode == "copy" or "$" in str(volume.path.absolute()):  # nnU-Net expands variables in paths
             with replaced_when_complete(target) as temporary:
                 shutil.copyfile(volume.path, temporary)
         elif name.startswith(("imagesTs", "imagesUn")):  # read as folders, not through dataset.json

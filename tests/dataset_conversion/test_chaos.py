@@ -180,20 +180,18 @@ def test_mask_and_another_slice_missing(raw, tmp_path, part, mask, lost):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_mask_with_a_foreign_name(raw, tmp_path, part):
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (lambda path: f"x{path.name}", r"png is not named like the other masks"),
+        (lambda path: f"{path.stem[:-3]}990.png", "a mask or a slice is missing or was renamed"),
+    ],
+)
+def test_renamed_mask(raw, tmp_path, part, rename, message):
     layout = write_chaos(tmp_path / "d", part, **FEW)
     path = masks(layout.folder)[2]
-    path.rename(path.with_name(f"x{path.name}"))
-    with pytest.raises(UserError, match=f"x{path.name} is not named like the other masks"):
-        convert_chaos(layout.folder, Options(), part)
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_renumbered_mask(raw, tmp_path, part):
-    layout = write_chaos(tmp_path / "d", part, **FEW)
-    path = masks(layout.folder)[2]
-    path.rename(path.with_name(f"{path.stem[:-3]}990.png"))
-    with pytest.raises(UserError, match="a mask or a slice is missing or was renamed"):
+    path.rename(path.with_name(rename(path)))
+    with pytest.raises(UserError, match=message):
         convert_chaos(layout.folder, Options(), part)
 
 

@@ -144,6 +144,17 @@ def test_oblique_series_keeps_its_direction(tmp_path, truth):
     )
 
 
+def test_last_digits_of_spacing_and_orientation_may_differ(tmp_path, truth):
+    for k, path in enumerate(write(tmp_path, truth)):
+        tiny = (k % 2) * 1e-6
+        dicom.change(
+            path,
+            PixelSpacing=[f"{1.00005 + tiny - 5e-7:.8f}", "1.0"],
+            ImageOrientationPatient=["1", "0", f"{0.0005 + tiny - 5e-7:.8f}", "0", "1", "0"],
+        )
+    assert stack(tmp_path).geometry.size == (16, 12, 6)
+
+
 @pytest.mark.parametrize(
     "tags",
     [

@@ -87,6 +87,13 @@ def test_link_mode_copies_no_voxel(raw, task):
     assert all(path.is_symlink() for path in (dataset / "imagesTs").iterdir())
 
 
+def test_path_in_which_nnunet_would_expand_a_variable(raw, task, tmp_path, monkeypatch):
+    monkeypatch.setenv("HERE", "elsewhere")
+    (tmp_path / "$HERE").mkdir()
+    source = task.folder.rename(tmp_path / "$HERE" / task.folder.name)
+    assert_equals(convert_msd(source, Options(mode="link")), task)
+
+
 def test_copy_mode_is_independent_of_the_source(raw, task):
     dataset = convert_msd(task.folder, Options(mode="copy"))
     shutil.rmtree(task.folder)
