@@ -13,12 +13,9 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
+from nnunet_ext.losses.precision import full_precision
+
 GeneratorForm = Literal["saturating", "non_saturating"]
-
-
-def _in_full_precision(logits: torch.Tensor) -> torch.Tensor:
-    """Half-precision logits overflow in exponentials: lift them to float32."""
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
@@ -31,7 +28,7 @@ def discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> 
     Returns:
         Scalar, at least 0.
     """
-    return softplus(-_in_full_precision(real_logits)).mean() + softplus(_in_full_precision(fake_logits)).mean()
+    return softplus(-full_precision(real_logits)).mean() + softplus(full_precision(fake_logits)).mean()
 
 
 def generator_loss(fake_logits: torch.Tensor, form: GeneratorForm = "saturating") -> torch.Tensor:
@@ -49,7 +46,7 @@ def generator_loss(fake_logits: torch.Tensor, form: GeneratorForm = "saturating"
     Raises:
         ValueError: ``form`` is neither of the two.
     """
-    logits = _in_full_precision(fake_logits)
+    logits = full_precision(fake_logits)
     if form == "saturating":
         return -softplus(logits).mean()
     if form == "non_saturating":

@@ -7,7 +7,6 @@ auxiliary and refined constraints", Scientific Reports 2025, doi 10.1038/s41598-
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from nnunet_ext.losses.adversarial import GeneratorForm, GeneratorLoss, discrimi
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.trainers.extended import ExtendedTrainer
 from nnunet_ext.trainers.helpers import HelperNetwork
+from nnunet_ext.trainers.region_loss import RegionLoss, choose_region_loss
 
 
 class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
@@ -33,7 +33,7 @@ class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
     # that of -log D, "non_saturating", does not. No difference was measured between them so far, hence the letter.
     generator_form: GeneratorForm = "saturating"
     # "stock": nnU-Net's region loss (Dice + CE). "dice": the text's "measured by dice function" alone.
-    basic: Literal["stock", "dice"] = "stock"
+    basic: RegionLoss = "stock"
     # Weights of the basic loss on the outputs, finest first, zero for the rest; None: nnU-Net's falling weights.
     basic_weights: tuple[float, ...] | None = None
     # Adam for the discriminators, whose optimiser the paper does not name.
@@ -67,12 +67,7 @@ class nnUNetTrainerAuxiliaryGAN(ExtendedTrainer):
 
     def _build_loss(self) -> nn.Module:
         """The stock loss with the chosen terms and weights of the outputs."""
-        loss = super()._build_loss()
-        region_loss = loss.loss if self.enable_deep_supervision else loss
-        if self.basic == "dice":
-            region_loss.weight_ce = 0
-        elif self.basic != "stock":
-            raise UserError(f"basic must be 'stock' or 'dice', got {self.basic!r}.")
+        loss = choose_region_loss(super()._build_loss(), self.basic)
         if self.enable_deep_supervision and self.basic_weights is not None:
             # DDP without compile wants every output to reach the loss: nnU-Net's own remedy.
             rest = 1e-6 if self.is_ddp and not self._do_i_compile() else 0.0

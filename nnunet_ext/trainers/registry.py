@@ -49,5 +49,29 @@ TRAINERS: dict[str, TrainerEntry] = {
             "a plan with two or more deep-supervision outputs",
             "1.01 to 1.03 x stock nnU-Net per iteration (CPU)",
         ),
+        TrainerEntry(
+            "nnUNetTrainerMLL",
+            "nnunet_ext.trainers.multi_level",
+            "boundary loss (signed distance) and cross-entropy at uncertain points",
+            "Liu et al. 2022, Eq. 11",
+            "nothing",
+            "not yet measured",
+        ),
+        TrainerEntry(
+            "nnUNetTrainerRegionBoundary",
+            "nnunet_ext.trainers.multi_level",
+            "boundary loss alone",
+            "Liu et al. 2022, ablation",
+            "nothing",
+            "not yet measured",
+        ),
+        TrainerEntry(
+            "nnUNetTrainerRegionPixel",
+            "nnunet_ext.trainers.multi_level",
+            "cross-entropy at uncertain points alone",
+            "Liu et al. 2022, ablation",
+            "nothing",
+            "not yet measured",
+        ),
     )
 }

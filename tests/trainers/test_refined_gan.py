@@ -181,7 +181,7 @@ def test_basic_dice_has_no_cross_entropy_and_weights_follow_equation_4(dataset):
 
     expected = dice(outputs[0], batch["target"][0]) + 0.1 * dice(outputs[1], batch["target"][1])
     assert trainer.loss(outputs, batch["target"]).item() == pytest.approx(expected.item(), rel=1e-4)
-    with pytest.raises(UserError, match="basic must be"):
+    with pytest.raises(UserError, match="region loss must be"):
         build(dataset, GAN, basic="focal").initialize()
     with pytest.raises(ValueError, match="form must be"):
         build(dataset, GAN, generator_form="hinge").initialize()

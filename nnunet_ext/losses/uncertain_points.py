@@ -1,0 +1,124 @@
+"""Cross-entropy at the points where a prediction is least certain.
+
+Source: Liu et al. 2022 (Multi-level structural information), Eq. 10 and section 2.4; Kirillov et al. 2020 (PointRend).
+Random numbers are drawn by :func:`draw_points` alone; the rest is a function of its arguments.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, grid_sample
+
+from nnunet_ext.losses.precision import full_precision
+
+OVERSAMPLING = 3  # k of section 2.4
+IMPORTANCE = 0.75  # m of section 2.4
+
+
+def draw_points(
+    batch_size: int, number: int, dimensions: int, device: torch.device, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Uniform random points, (B, N, dimensions), from -1 to 1 along each axis of a patch, in axis order."""
+    return 2 * torch.rand(batch_size, number, dimensions, device=device, generator=generator) - 1
+
+
+def at_points(maps: torch.Tensor, points: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """Interpolate maps (B, C, *spatial) at points (B, N, dimensions); returns (B, C, N).
+
+    The points are relative to the edges of the patch, so that they mean the same place at any resolution. Between
+    the centre of the outermost voxels and the edge, the outermost value holds.
+    """
+    dimensions = maps.ndim - 2
+    grid = points.flip(-1).to(maps.dtype)  # grid_sample wants x first
+    grid = grid.reshape(points.shape[0], *[1] * (dimensions - 1), points.shape[1], dimensions)
+    sampled = grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
+    return sampled.reshape(*maps.shape[:2], points.shape[1])
+
+
+def certainty(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
+    """How sure a prediction is, (B, N) from logits (B, C, N).
+
+    For classes, the difference of the two highest probabilities; for regions, ``|p - 0.5|`` of the least certain one.
+    """
+    if regions:
+        return (torch.sigmoid(logits) - 0.5).abs().amin(1)
+    highest = torch.softmax(logits, 1).topk(2, 1).values
+    return highest[:, 0] - highest[:, 1]
+
+
+def choose_points(
+    logits: torch.Tensor,
+    candidates: torch.Tensor,
+    number: int,
+    valid: torch.Tensor | None = None,
+    regions: bool = False,
+    importance: float = IMPORTANCE,
+) -> torch.Tensor:
+    """Indices of the uncertain set S among the candidates: the ``importance * N`` least certain, the rest at random.
+
+    The candidates are in random order, hence the first of those that are left are a random choice.
+
+    Args:
+        logits: (B, C, *spatial).
+        candidates: (B, kN, dimensions), see :func:`draw_points`.
+        number: N.
+        valid: (B, kN), ``False`` for points that must not be chosen as uncertain.
+        regions: whether the channels are regions (sigmoid).
+        importance: m.
+
+    Returns:
+        (B, N), indices into the candidates.
+    """
+    with torch.no_grad():
+        sure = certainty(at_points(full_precision(logits), candidates), regions)
+        if valid is not None:
+            sure = sure.masked_fill(~valid, torch.inf)
+        uncertain = sure.topk(round(importance * number), 1, largest=False).indices
+        left = torch.zeros_like(sure).scatter_(1, uncertain, torch.inf)
+        # stable: among equals the earlier ones first
+        random = torch.sort(left, dim=1, stable=True).indices[:, : number - uncertain.shape[1]]
+        return torch.cat([uncertain, random], 1)
+
+
+def uncertain_point_loss(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    candidates: torch.Tensor,
+    ignore_label: int | None = None,
+    regions: bool = False,
+    oversampling: int = OVERSAMPLING,
+    importance: float = IMPORTANCE,
+) -> torch.Tensor:
+    """Cross-entropy at the uncertain points (Eq. 10, divided by the number of points).
+
+    Args:
+        logits: of a coarse output, (B, C, *coarse).
+        target: the finest target: label map (B, 1, *spatial), or regions (B, R, *spatial), 0 or 1, followed by a
+            channel that marks ignored voxels if there is an ignore label. A point takes the value of its voxel.
+        candidates: (B, kN, dimensions), see :func:`draw_points`.
+        ignore_label: value of ignored voxels, ``None`` if the dataset has no ignore label. Points on them do not
+            count.
+        regions: whether the channels are regions (sigmoid); the mean is then over points and regions.
+        oversampling: k.
+        importance: m.
+
+    Returns:
+        Scalar, at least 0; 0 if all points are ignored.
+    """
+    logits = full_precision(logits)
+    truth = at_points(target.to(logits.dtype), candidates, "nearest")
+    valid = None
+    if ignore_label is not None:
+        valid = truth[:, -1] == 0 if regions else truth[:, 0] != ignore_label
+        truth = truth[:, :-1] if regions else truth
+    chosen = choose_points(logits, candidates, candidates.shape[1] // oversampling, valid, regions, importance)
+    places = candidates.gather(1, chosen[..., None].expand(-1, -1, candidates.shape[2]))
+    predicted = at_points(logits, places)
+    truth = truth.gather(2, chosen[:, None].expand(-1, truth.shape[1], -1))
+    counted = torch.ones_like(predicted[:, 0]) if valid is None else valid.gather(1, chosen).to(predicted.dtype)
+    if regions:
+        loss = binary_cross_entropy_with_logits(predicted, truth, reduction="none").mean(1)
+    else:
+        labels = (truth[:, 0] * counted).long()  # an ignored label is no index of a class
+        loss = cross_entropy(predicted, labels, reduction="none")
+    return (loss * counted).sum() / counted.sum().clamp(min=1)

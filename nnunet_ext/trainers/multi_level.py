@@ -1,0 +1,161 @@
+"""Multi-level structural loss: region, boundary and uncertain pixels, on the network of the plans.
+
+Source: Liu, Duan, Zeng, "Learning multi-level structural information for small organ segmentation", Signal Processing
+2022, doi 10.1016/j.sigpro.2021.108418. Their coarse-to-fine model and their network are not part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+from torch.optim import Optimizer
+
+from nnunet_ext.data.distance_maps import AddDistanceMaps
+from nnunet_ext.losses.boundary import boundary_loss
+from nnunet_ext.losses.precision import full_precision
+from nnunet_ext.losses.uncertain_points import IMPORTANCE, OVERSAMPLING, draw_points, uncertain_point_loss
+from nnunet_ext.trainers.extended import ExtendedTrainer
+from nnunet_ext.trainers.region_loss import RegionLoss, choose_region_loss
+from nnunet_ext.trainers.schedules import RestartingPolyLR, ramp, step
+
+
+class nnUNetTrainerMLL(ExtendedTrainer):
+    """E_R + alpha * E_B + beta * E_P (Eq. 11), for the fine model alone.
+
+    The boundary term acts on the finest output, the pixel term on the deep-supervision output four times coarser, or
+    the coarsest there is. The pseudo Dice and the loss of validation are those of stock nnU-Net, and so is inference.
+    """
+
+    # E_R. "stock": nnU-Net's own, Dice + CE with deep supervision. "dice": Eq. 5 alone, as in the paper.
+    region_loss: RegionLoss = "stock"
+    # What alpha and beta of Eq. 11 rise to; 0 leaves the term out.
+    boundary_weight: float = 1.0
+    pixel_weight: float = 1.0
+    # Section 4.1.1: alpha rises by 0.2 an epoch over the first 5 of 20; beta is 0 until epoch 12 of 20.
+    boundary_ramp: float = 0.25
+    pixel_start: float = 0.6
+    # Section 4.2: the learning rate begins anew when the pixel term comes in.
+    restart_learning_rate: bool = False
+    # Around the bounding box of a class, in mm: how far out the distance maps are exact.
+    exact_margin: float = 10.0
+    # N of section 2.4, relative to the voxels of the output it acts on; k and m.
+    points_per_voxel: float = 1.0
+    oversampling: int = OVERSAMPLING
+    importance: float = IMPORTANCE
+
+    _points: torch.Generator | None = None
+
+    @property
+    def boundary_factor(self) -> float:
+        """Alpha in this epoch."""
+        return self.boundary_weight * ramp(self.current_epoch, self.num_epochs, self.boundary_ramp)
+
+    @property
+    def pixel_factor(self) -> float:
+        """Beta in this epoch."""
+        return self.pixel_weight * step(self.current_epoch, self.num_epochs, self.pixel_start)
+
+    # ---- nnU-Net's hooks ----
+
+    def _build_loss(self) -> nn.Module:
+        """The region loss."""
+        return choose_region_loss(super()._build_loss(), self.region_loss)
+
+    def configure_optimizers(self) -> tuple[Optimizer, Any]:
+        """The stock optimiser and schedule, restarted where asked for."""
+        optimizer, scheduler = super().configure_optimizers()
+        restart = math.ceil(self.pixel_start * self.num_epochs)
+        if self.restart_learning_rate and self.pixel_weight and restart < self.num_epochs:
+            scheduler = RestartingPolyLR(optimizer, self.initial_lr, self.num_epochs, restart)
+        return optimizer, scheduler
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
+        """The stock augmentation, and the distance maps of its outcome."""
+        stock = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        if not self.boundary_weight:
+            return stock
+        manager = self.label_manager
+        labels = None if manager.has_regions else manager.foreground_labels
+        spacing = self.configuration_manager.spacing
+        return ComposeTransforms([stock, AddDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin)])
+
+    def train_step(self, batch: dict) -> dict:
+        """One step down Eq. 11."""
+        data, target = self.to_device(batch)
+        distance = None
+        if self.boundary_weight:
+            *target, distance = target
+            target = target if self.enable_deep_supervision else target[0]
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            outputs = self.network(data)
+            region = self.loss(outputs, target)
+        outputs, target = (outputs, target[0]) if self.enable_deep_supervision else ([outputs], target)
+
+        loss, terms = region, {"region": region}
+        if distance is not None:
+            terms["boundary"] = self._boundary(outputs[0], distance)
+            loss = loss + self.boundary_factor * terms["boundary"]
+        if self.pixel_factor:
+            terms["pixel"] = self._pixel(outputs, target)
+            loss = loss + self.pixel_factor * terms["pixel"]
+        elif self.pixel_weight:
+            terms["pixel"] = torch.zeros_like(region)
+        self.network_step(loss)
+        return self.step_output(loss, terms)
+
+    # ---- the terms ----
+
+    def _boundary(self, logits: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
+        """Eq. 6 of the foreground."""
+        logits = full_precision(logits)
+        regions = self.label_manager.has_regions
+        return boundary_loss(torch.sigmoid(logits) if regions else torch.softmax(logits, 1)[:, 1:], distance)
+
+    def _pixel(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """Eq. 10 on the output four times coarser, or the coarsest there is."""
+        logits = outputs[min(2, len(outputs) - 1)]
+        number = max(1, round(self.points_per_voxel * math.prod(logits.shape[2:])))
+        candidates = draw_points(
+            logits.shape[0], self.oversampling * number, logits.ndim - 2, logits.device, self._point_generator()
+        )
+        manager = self.label_manager
+        return uncertain_point_loss(
+            logits, target, candidates, manager.ignore_label, manager.has_regions, self.oversampling, self.importance
+        )
+
+    def _point_generator(self) -> torch.Generator:
+        """Own random numbers for the points: augmentation draws the same as in a stock run of the same seed."""
+        if self._points is None:
+            self._points = torch.Generator(self.device).manual_seed(torch.initial_seed() % 2**63 + self.local_rank)
+        return self._points
+
+    # ---- checkpoints ----
+
+    def extension_state(self) -> dict[str, Any]:
+        """With the random numbers of the points."""
+        return {**super().extension_state(), "points": self._point_generator().get_state()}
+
+    def load_extension_state(self, state: dict[str, Any]) -> None:
+        """With the random numbers of the points, which are those of the first rank."""
+        super().load_extension_state(state)
+        if "points" in state and self.local_rank == 0:
+            self._point_generator().set_state(state["points"].cpu())
+
+
+class nnUNetTrainerRegionBoundary(nnUNetTrainerMLL):
+    """Region and boundary, without the pixel term: the paper's first ablation."""
+
+    pixel_weight = 0.0
+
+
+class nnUNetTrainerRegionPixel(nnUNetTrainerMLL):
+    """Region and uncertain pixels, without the boundary term. Makes no distance maps."""
+
+    boundary_weight = 0.0

@@ -1,0 +1,42 @@
+"""Learning rates and weights of loss terms over the epochs of a run."""
+
+from __future__ import annotations
+
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch.optim import Optimizer
+
+
+def ramp(epoch: int, num_epochs: int, length: float) -> float:
+    """Weight of a term that rises from 0 to 1 over the first ``length`` (a fraction) of a run."""
+    return 1.0 if length <= 0 else min(1.0, epoch / (length * num_epochs))
+
+
+def step(epoch: int, num_epochs: int, start: float) -> float:
+    """Weight of a term that is 0 until ``start`` (a fraction of a run), then 1."""
+    return float(epoch >= start * num_epochs)
+
+
+class RestartingPolyLR(PolyLRScheduler):
+    """nnU-Net's polynomial schedule, begun anew at one epoch and ending with the run.
+
+    Args:
+        optimizer: whose learning rates are set.
+        initial_lr: learning rate of the first epoch and of the epoch of the restart.
+        max_steps: epochs of the run.
+        restart: epoch of the restart.
+    """
+
+    def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, restart: int) -> None:
+        self.restart = restart
+        super().__init__(optimizer, initial_lr, max_steps)
+
+    def step(self, current_step: int | None = None) -> None:
+        """Set the learning rate of epoch ``current_step``."""
+        if current_step is None or current_step == -1:
+            current_step = self.ctr
+            self.ctr += 1
+        begun = self.restart if current_step >= self.restart else 0
+        rate = self.initial_lr * (1 - (current_step - begun) / (self.max_steps - begun)) ** self.exponent
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -1,0 +1,193 @@
+"""One training step against a plain reading of Eq. 11, its schedules, and runs with nnU-Net's own loaders."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ext.data.distance_maps import signed_distance_maps
+from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
+from nnunet_ext.trainers.schedules import RestartingPolyLR, ramp, step
+from tests.trainers.building import build, random_batch
+
+MLL = "nnUNetTrainerMLL_20epochs_2iters"
+REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
+SETTINGS = {
+    "3d": {},
+    "2d": {"configuration": "2d"},
+    "ignore label": {"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}},
+    "regions": {"labels": REGIONS},
+    "regions with ignore label": {"labels": {**REGIONS, "ignore": 3}},
+    "no deep supervision": {"enable_deep_supervision": False},
+    "weights": {"boundary_weight": 0.3, "pixel_weight": 0.7, "points_per_voxel": 0.5, "importance": 0.5},
+}
+
+
+def batch_with_distances(trainer):
+    """What the loader delivers: the targets, then the distance maps of the finest."""
+    batch = random_batch(trainer)
+    targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+    manager = trainer.label_manager
+    labels = None if manager.has_regions else manager.foreground_labels
+    spacing = trainer.configuration_manager.spacing
+    maps = [signed_distance_maps(t.numpy(), spacing, labels, manager.ignore_label) for t in targets[0]]
+    return {**batch, "target": [*targets, torch.stack(maps)]}
+
+
+def ready(dataset, name=MLL, epoch=15, **options):
+    trainer = build(dataset, name, **options)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    trainer.current_epoch = epoch
+    return trainer
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_step_is_equation_11(dataset, setting):
+    trainer = ready(dataset, **SETTINGS[setting])
+    batch = batch_with_distances(trainer)
+    manager = trainer.label_manager
+    network = copy.deepcopy(trainer.network)
+    *targets, distance = batch["target"]
+    outputs = network(batch["data"])
+    region = trainer.loss(outputs, targets if trainer.enable_deep_supervision else targets[0])
+    outputs = outputs if trainer.enable_deep_supervision else [outputs]
+    foreground = torch.sigmoid(outputs[0]) if manager.has_regions else torch.softmax(outputs[0], 1)[:, 1:]
+    boundary = (foreground * distance.float()).mean()
+    coarse = outputs[-1]  # of three resolutions, two outputs
+    number = round(trainer.points_per_voxel * np.prod(coarse.shape[2:]))
+    points = copy.deepcopy(trainer._point_generator())
+    candidates = draw_points(2, 3 * number, coarse.ndim - 2, trainer.device, points)
+    pixel = uncertain_point_loss(
+        coarse, targets[0], candidates, manager.ignore_label, manager.has_regions, 3, trainer.importance
+    )
+    total = region + trainer.boundary_weight * boundary + trainer.pixel_weight * pixel
+    total.backward()
+
+    output = trainer.train_step(batch)
+
+    for name, value in {"loss": total, "region": region, "boundary": boundary, "pixel": pixel}.items():
+        assert output[name] == pytest.approx(value.item(), rel=1e-4), name
+    gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+    norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
+    for name, parameter in trainer.network.named_parameters():
+        if name in gradients:
+            assert torch.allclose(parameter.grad, gradients[name] * min(1, 12 / norm), rtol=1e-3, atol=1e-6), name
+
+
+def test_the_pixel_term_acts_four_times_coarser_than_the_grid(dataset):
+    trainer = ready(dataset)
+    outputs = [torch.randn(1, 3, n, n, n, requires_grad=True) for n in (16, 8, 4, 2)]
+    trainer._pixel(outputs, torch.zeros(1, 1, 16, 16, 16)).backward()
+    assert [output.grad is not None for output in outputs] == [False, False, True, False]
+
+
+def test_ablations_leave_their_term_out(dataset):
+    boundary = ready(dataset, "nnUNetTrainerRegionBoundary")
+    output = boundary.train_step(batch_with_distances(boundary))
+    assert set(output) == {"loss", "region", "boundary"}
+    pixel = ready(dataset, "nnUNetTrainerRegionPixel", epoch=900)
+    output = pixel.train_step(random_batch(pixel))  # without distance maps
+    assert set(output) == {"loss", "region", "pixel"}
+    assert output["pixel"] > 0
+
+
+def test_schedules_are_the_papers_over_20_epochs_and_scale_with_the_run():
+    assert [ramp(e, 20, 0.25) for e in range(7)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1])
+    assert [step(e, 20, 0.6) for e in (0, 11, 12, 19)] == [0, 0, 1, 1]
+    assert ramp(125, 1000, 0.25) == pytest.approx(0.5)
+    assert [step(e, 1000, 0.6) for e in (599, 600)] == [0, 1]
+    assert ramp(0, 20, 0.0) == 1
+
+
+def test_terms_follow_the_epoch_also_of_a_resumed_run(dataset, tmp_path):
+    trainer = ready(dataset, epoch=2)
+    assert (trainer.boundary_factor, trainer.pixel_factor) == (pytest.approx(0.4), 0)
+    trainer.current_epoch = 12
+    trainer.on_train_epoch_start()
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    resumed = build(dataset, MLL)
+    resumed.load_checkpoint(str(tmp_path / "c.pth"))
+    assert resumed.current_epoch == 13
+    assert (resumed.boundary_factor, resumed.pixel_factor) == (1, 1)
+    assert torch.equal(resumed._point_generator().get_state(), trainer._point_generator().get_state())
+
+
+def test_the_learning_rate_restarts_where_asked_for(dataset):
+    def rates(**options):
+        trainer = build(dataset, MLL, **options)
+        trainer.initialize()
+        seen = []
+        for epoch in range(20):
+            trainer.lr_scheduler.step(epoch)
+            seen.append(trainer.optimizer.param_groups[0]["lr"])
+        return np.array(seen)
+
+    stock, restarted = rates(), rates(restart_learning_rate=True)
+    assert np.allclose(stock, 0.01 * (1 - np.arange(20) / 20) ** 0.9)
+    assert np.allclose(restarted[:12], stock[:12])
+    assert np.allclose(restarted[12:], 0.01 * (1 - np.arange(8) / 8) ** 0.9)
+    assert np.allclose(rates(restart_learning_rate=True, pixel_weight=0.0), stock)
+
+
+def test_a_restarting_schedule_counts_where_no_epoch_is_given():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = RestartingPolyLR(optimizer, 1.0, 10, 6)  # its constructor makes the first step
+    for _ in range(6):
+        scheduler.step()
+    assert scheduler.get_last_lr() == [1.0]
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_a_run_with_the_stock_loaders(dataset, configuration, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # the maps come from a worker
+    trainer = build(dataset, "nnUNetTrainerMLL_3epochs_2iters", configuration=configuration)
+    trainer.logger.plot_progress_png = lambda folder: None
+    trainer.run_training()
+    table = trainer.loss_curves.table()
+    assert list(table.columns) == ["epoch", "region", "boundary", "pixel"]
+    assert table["boundary"].ne(0).all()
+    assert (table["pixel"].iloc[:2] == 0).all()
+    assert table["pixel"].iloc[2] > 0
+
+
+def test_distance_maps_are_those_of_the_augmented_target(dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = build(dataset, MLL)
+    trainer.initialize()
+    train, validation = trainer.get_dataloaders()
+    batch = next(train)
+    *targets, distance = batch["target"]
+    spacing = trainer.configuration_manager.spacing
+    for b in range(2):
+        expected = signed_distance_maps(targets[0][b].numpy(), spacing, [1, 2], margin=trainer.exact_margin)
+        assert torch.equal(distance[b], expected)
+    assert distance.any()
+    assert len(next(validation)["target"]) == len(targets)  # validation is that of stock nnU-Net
+
+
+def test_mixed_precision_keeps_the_terms_in_float32(dataset, monkeypatch):
+    trainer = ready(dataset)
+    batch = batch_with_distances(trainer)
+    full = copy.deepcopy(trainer).train_step(copy.deepcopy(batch))
+    monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    half = trainer.train_step(batch)
+    for name, value in full.items():
+        assert half[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+
+
+def test_the_cascade_and_residual_plans(dataset):
+    def cascade(plans):
+        configurations = plans["configurations"]
+        configurations["3d_lowres"] = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
+        configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+
+    def residual(plans):
+        architecture = plans["configurations"]["3d_fullres"]["architecture"]
+        architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+        architecture["arch_kwargs"]["n_blocks_per_stage"] = architecture["arch_kwargs"].pop("n_conv_per_stage")
+
+    for options in ({"configuration": "3d_cascade_fullres", "change_plans": cascade}, {"change_plans": residual}):
+        trainer = ready(dataset, **options)
+        assert np.isfinite(trainer.train_step(batch_with_distances(trainer))["loss"])
