@@ -2,9 +2,12 @@
 
     python benchmarks/step_time.py -d 4 -c 3d_fullres -p nnUNetPlans -tr nnUNetTrainerRefinedGAN ... -o FILE.json
 
-nnU-Net's folders must be set and the dataset preprocessed. Every trainer takes the same batches in turn, so that
-whatever else slows the machine slows all of them; the ratio is that of the medians. Peak memory is measured in a
-process of its own for each trainer: the peak of torch's allocator on cuda, of the whole process on cpu.
+nnU-Net's folders must be set and the dataset preprocessed. The trainers take their steps in turn, so that whatever
+else slows the machine slows all of them; the ratio is that of the medians. Batches come from each trainer's own loader,
+in this process, and what they cost one worker is measured apart: workers keep up as long as a step takes longer than
+that divided by their number. With ``--patch-size`` and ``--classes``, batches are noise instead.
+Peak memory is measured in a process of its own for each trainer: the peak of torch's allocator on cuda, of the whole
+process on cpu.
 """
 
 from __future__ import annotations
@@ -35,6 +38,12 @@ def build(arguments: argparse.Namespace, trainer: str) -> Any:
     )
     if arguments.batch_size:
         made.configuration_manager.configuration["batch_size"] = arguments.batch_size
+    if arguments.patch_size:
+        made.configuration_manager.configuration["patch_size"] = arguments.patch_size
+    if arguments.classes:
+        made.dataset_json["labels"] = {f"class {i}": i for i in range(arguments.classes + 1)} | {"background": 0}
+        del made.dataset_json["labels"]["class 0"]
+        made.label_manager = made.plans_manager.get_label_manager(made.dataset_json)
     made.initialize()
     made.set_deep_supervision_enabled(made.enable_deep_supervision)
     made.network.train()
@@ -42,7 +51,7 @@ def build(arguments: argparse.Namespace, trainer: str) -> Any:
 
 
 def random_batches(trainer: Any) -> list[dict[str, Any]]:
-    """Batches of noise with random labels: the time of a step does not depend on what is in them."""
+    """Batches of noise with random labels, and distance maps where the trainer wants them."""
     generator = torch.Generator().manual_seed(0)
     patch = trainer.configuration_manager.patch_size
     scales = trainer._get_deep_supervision_scales()
@@ -52,8 +61,29 @@ def random_batches(trainer: Any) -> list[dict[str, Any]]:
         shapes = [[round(n * s) for n, s in zip(patch, scale, strict=True)] for scale in scales]
         classes = trainer.label_manager.num_segmentation_heads
         target = [torch.randint(0, classes, (trainer.batch_size, 1, *s), generator=generator).short() for s in shapes]
+        if getattr(trainer, "boundary_weight", 0):
+            target.append(torch.randn(trainer.batch_size, classes - 1, *patch, generator=generator).half())
         batches.append({"data": data, "target": target, "keys": [""] * trainer.batch_size})
     return batches
+
+
+def loaded_batches(trainer: Any) -> tuple[list[dict[str, Any]], list[float]]:
+    """Batches of the trainer's own loader, and the seconds each cost this process."""
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
+    batches, seconds = [], []
+    for _ in range(4 * BATCHES):
+        start = time.process_time()
+        batches.append(next(trainer.dataloader_train))
+        seconds.append(time.process_time() - start)
+    return batches[:BATCHES], seconds
+
+
+def make_batches(arguments: argparse.Namespace, trainer: Any) -> tuple[list[dict[str, Any]], list[float]]:
+    """Batches for a trainer, and what each cost to load."""
+    if arguments.patch_size or arguments.classes:
+        return random_batches(trainer), []
+    return loaded_batches(trainer)
 
 
 def synchronize(device: torch.device) -> None:
@@ -62,29 +92,34 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure_time(arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of every step of every trainer, interleaved."""
+def measure_time(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of every step of every trainer, interleaved, and those of loading its batches."""
     trainers = {name: build(arguments, name) for name in (STOCK, *arguments.trainers)}
-    batches = random_batches(trainers[STOCK])
+    if arguments.late:
+        for trainer in trainers.values():
+            trainer.current_epoch = trainer.num_epochs - 1
+    batches, loading = {}, {}
+    for name, trainer in trainers.items():
+        batches[name], loading[name] = make_batches(arguments, trainer)
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for i in range(arguments.warm_up + arguments.steps):
         # Another order each time: the step after a large one finds other things in the caches.
         for name in np.random.default_rng(i).permutation(list(trainers)):
-            batch = batches[i % BATCHES]
+            batch = batches[name][i % BATCHES]
             synchronize(arguments.device)
             start = time.perf_counter()
             trainers[name].train_step(batch)
             synchronize(arguments.device)
             if i >= arguments.warm_up:
                 seconds[name].append(time.perf_counter() - start)
-    return seconds
+    return seconds, loading
 
 
 def measure_memory(arguments: argparse.Namespace, trainer: str, connection: Any) -> None:
     """Peak memory in MiB of a few steps; runs in a process of its own."""
     torch.set_num_threads(arguments.threads)
     made = build(arguments, trainer)
-    for batch in random_batches(made)[:3]:
+    for batch in make_batches(arguments, made)[0][:3]:
         made.train_step(batch)
     if arguments.device.type == "cuda":
         connection.send(torch.cuda.max_memory_allocated() / 2**20)
@@ -113,6 +148,9 @@ def main() -> None:
     parser.add_argument("-tr", dest="trainers", nargs="+", required=True)
     parser.add_argument("-device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--batch-size", type=int, help="instead of the plan's")
+    parser.add_argument("--patch-size", type=int, nargs="+", help="instead of the plan's")
+    parser.add_argument("--classes", type=int, help="foreground classes instead of the dataset's")
+    parser.add_argument("--late", action="store_true", help="in the last epoch, when every term has its full weight")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -123,7 +161,7 @@ def main() -> None:
 
     # Memory first: a child process starts with the peak of its parent, which is small as long as it has done nothing.
     memory = {name: peak_memory(arguments, name) for name in (STOCK, *arguments.trainers)}
-    seconds = measure_time(arguments)
+    seconds, loading = measure_time(arguments)
     stock = float(np.median(seconds[STOCK]))
     result = {
         "machine": arguments.machine,
@@ -134,6 +172,9 @@ def main() -> None:
         "configuration": arguments.configuration,
         "plans": arguments.plans,
         "batch_size": arguments.batch_size or "of the plan",
+        "patch_size": arguments.patch_size or "of the plan",
+        "classes": arguments.classes or "of the dataset",
+        "last epoch": arguments.late,
         "steps": arguments.steps,
         "trainers": {
             name: {
@@ -144,6 +185,7 @@ def main() -> None:
                 ],
                 "peak_mib": round(memory[name]),
                 "memory_ratio": round(memory[name] / memory[STOCK], 3),
+                "worker_seconds_per_batch": round(float(np.median(loading[name])), 4) if loading[name] else None,
             }
             for name, values in seconds.items()
         },

@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(convert_app, name="convert")
 
-DEMO_TRAINER = "nnUNetTrainerRefinedGAN_12epochs_120iters"
+DEMO_TRAINER = "nnUNetTrainerRefinedGAN_18epochs_120iters"
 
 
 def _print_version(value: bool) -> None:
