@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from nnunet_ext.losses.precision import full_precision
 
@@ -46,13 +46,21 @@ def complete_target(target: torch.Tensor, pseudo: torch.Tensor, regions: bool = 
     Returns:
         The completed target, of the shape and type of ``target``.
     """
-    if pseudo.shape[2:] != target.shape[2:]:
-        pseudo = interpolate(pseudo.float(), target.shape[2:], mode="nearest-exact")
+    pseudo = _nearest(pseudo, target.shape[2:])
     if not regions:
         return torch.where(target == 0, pseudo.to(target.dtype), target)
     number = pseudo.shape[1]
     inside = (target[:, :number] != 0) | (pseudo != 0)
     return torch.cat([inside.to(target.dtype), target[:, number:]], 1)
+
+
+def _nearest(maps: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """``interpolate(mode="nearest-exact")`` for integers and on every device."""
+    for axis, (fine, coarse) in enumerate(zip(maps.shape[2:], shape, strict=True), start=2):
+        if fine != coarse:
+            centres = (torch.arange(coarse, device=maps.device) + 0.5) * (fine / coarse)
+            maps = maps.index_select(axis, centres.long())
+    return maps
 
 
 def voxel_cross_entropy(

@@ -5,15 +5,26 @@ nnU-Net's logger takes a fixed set of keys, so that terms of our own need a plac
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 
+def mean_of_known(values: Iterable[float]) -> float:
+    """Mean of a term over the steps that had it; NaN marks those that had not, and is the mean of none."""
+    known = [float(value) for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
 class LossCurves:
-    """One value per term and epoch, continued across ``--c``."""
+    """One value per term and epoch, continued across ``--c``.
+
+    Terms called ``name: variant`` share the panel ``name`` of the plot.
+    """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, float]] = []
@@ -51,22 +62,29 @@ class LossCurves:
 
 
 def _plot(table: pd.DataFrame, filename: Path) -> None:
-    """One small panel per term: their scales differ by orders of magnitude."""
+    """One small panel per term, or group of them: their scales differ by orders of magnitude."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    terms = [name for name in table.columns if name != "epoch"]
-    columns = min(3, len(terms))
-    rows = -(-len(terms) // columns)
+    panels: dict[str, list[str]] = {}
+    for term in table.columns.drop("epoch"):
+        panels.setdefault(term.partition(": ")[0], []).append(term)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     # No pyplot: its global figures are not ours to touch, and nnU-Net plots with them in the same process.
     figure = Figure(figsize=(4.5 * columns, 2.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    for axis, term in zip(axes, terms, strict=False):
-        axis.plot(table["epoch"], table[term], marker="." if len(table) < 50 else None)
-        axis.set_title(term)
+    for axis, (panel, terms) in zip(axes, panels.items(), strict=False):
+        for term in terms:
+            axis.plot(
+                table["epoch"], table[term], marker="." if len(table) < 50 else None, label=term.partition(": ")[2]
+            )
+        if len(terms) > 1:
+            axis.legend()
+        axis.set_title(panel)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-    for axis in axes[len(terms) :]:
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     figure.savefig(filename, dpi=90)

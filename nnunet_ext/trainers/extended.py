@@ -6,7 +6,6 @@ import io
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -21,7 +20,7 @@ from nnunet_ext.trainers.checkpoint import (
     restore_random_states,
     write_checkpoint,
 )
-from nnunet_ext.trainers.curves import LossCurves
+from nnunet_ext.trainers.curves import LossCurves, mean_of_known
 from nnunet_ext.trainers.helpers import HelperNetwork, OptimizerFactory
 
 
@@ -138,12 +137,12 @@ class ExtendedTrainer(nnUNetTrainer):
         terms = [name for name in train_outputs[0] if name != "loss"]
         if not terms:
             return
-        means = np.array([np.mean([output[name] for output in train_outputs]) for name in terms], dtype=np.float64)
+        means = [mean_of_known([output[name] for output in train_outputs]) for name in terms]
         if self.is_ddp:
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, means)
-            means = np.mean(gathered, axis=0)
-        values = {name: float(mean) for name, mean in zip(terms, means, strict=True)}
+            means = [mean_of_known(ranks) for ranks in zip(*gathered, strict=True)]
+        values = dict(zip(terms, means, strict=True))
         self.loss_curves.log(self.current_epoch, values)
         self.print_to_log_file("loss terms:", ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
         for logger in self.logger.loggers:  # Weights & Biases, where the user has switched it on

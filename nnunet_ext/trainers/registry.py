@@ -73,5 +73,21 @@ TRAINERS: dict[str, TrainerEntry] = {
             "nothing",
             "not yet measured",
         ),
+        TrainerEntry(
+            "nnUNetTrainerPaNN",
+            "nnunet_ext.trainers.pann",
+            "partially labelled cases, completed by pseudo-labels, and a prior on the proportions of the organs",
+            "Zhou et al. 2019, Eq. 3",
+            "dataset.json with annotated_labels, some cases fully labelled, a batch of 2 or more",
+            "not yet measured",
+        ),
+        TrainerEntry(
+            "nnUNetTrainerPartial",
+            "nnunet_ext.trainers.pann",
+            "partially labelled cases, completed by pseudo-labels, without the prior",
+            "Zhou et al. 2019, lambda2 = 0",
+            "dataset.json with annotated_labels, some cases fully labelled, a batch of 2 or more",
+            "not yet measured",
+        ),
     )
 }

@@ -21,13 +21,17 @@ class RestartingPolyLR(PolyLRScheduler):
 
     Args:
         optimizer: whose learning rates are set.
-        initial_lr: learning rate of the first epoch and of the epoch of the restart.
+        initial_lr: learning rate of the first epoch.
         max_steps: epochs of the run.
         restart: epoch of the restart.
+        factor: of the learning rate from the restart on.
     """
 
-    def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, restart: int) -> None:
+    def __init__(
+        self, optimizer: Optimizer, initial_lr: float, max_steps: int, restart: int, factor: float = 1.0
+    ) -> None:
         self.restart = restart
+        self.factor = factor
         super().__init__(optimizer, initial_lr, max_steps)
 
     def step(self, current_step: int | None = None) -> None:
@@ -35,8 +39,8 @@ class RestartingPolyLR(PolyLRScheduler):
         if current_step is None or current_step == -1:
             current_step = self.ctr
             self.ctr += 1
-        begun = self.restart if current_step >= self.restart else 0
-        rate = self.initial_lr * (1 - (current_step - begun) / (self.max_steps - begun)) ** self.exponent
+        begun, factor = (self.restart, self.factor) if current_step >= self.restart else (0, 1.0)
+        rate = factor * self.initial_lr * (1 - (current_step - begun) / (self.max_steps - begun)) ** self.exponent
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -71,10 +71,12 @@ def test_no_pseudo_label_names_an_annotated_organ_and_given_labels_stay():
 
 
 def test_pseudo_labels_at_coarser_outputs_are_those_of_the_nearest_voxel():
-    pseudo = torch.arange(64).reshape(1, 1, 8, 8)
-    coarse = complete_target(torch.zeros(1, 1, 4, 2, dtype=torch.int16), pseudo)
-    assert coarse.dtype == torch.int16
-    assert torch.equal(coarse[0, 0], pseudo[0, 0, 1::2, 2::4].short())
+    pseudo = torch.arange(8 * 9 * 6).reshape(1, 1, 8, 9, 6)
+    for shape in ((4, 9, 3), (2, 4, 2), (8, 5, 1)):  # 9 does not divide: nnU-Net rounds
+        coarse = complete_target(torch.zeros(1, 1, *shape, dtype=torch.int16), pseudo)
+        assert coarse.dtype == torch.int16
+        expected = torch.nn.functional.interpolate(pseudo.float(), shape, mode="nearest-exact")
+        assert torch.equal(coarse, expected.short())
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

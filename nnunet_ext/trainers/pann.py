@@ -1,0 +1,286 @@
+"""Fully and partially labelled cases together, with a prior on the proportions of the organs.
+
+Source: Zhou et al., "Prior-aware Neural Network for partially-supervised multi-organ segmentation" (PaNN), ICCV 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from torch import distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+from nnunet_ext.data.label_sets import label_values
+from nnunet_ext.errors import UserError
+from nnunet_ext.losses.partial import VoxelCrossEntropy, complete_target, pseudo_labels
+from nnunet_ext.losses.prior import DualStep, DualVariables, mean_prediction
+from nnunet_ext.trainers.frozen_copy import FrozenCopy
+from nnunet_ext.trainers.partial_labels import PartialLabelTrainer
+from nnunet_ext.trainers.schedules import RestartingPolyLR
+
+Supervision = Literal["stock", "cross_entropy"]
+PriorSampling = Literal["patches", "volumes"]
+
+
+class nnUNetTrainerPaNN(PartialLabelTrainer):
+    """J_L + lambda1 * J_P + lambda2 * J_C (Eq. 3) on one dataset of fully and partially labelled cases.
+
+    Stage 1 is stock nnU-Net on the fully labelled cases. In stage 2 a quarter of the samples is partially labelled: a
+    frozen copy of the network completes their background with the organs that were not annotated (J_P), and their mean
+    prediction is drawn to the proportions of the organs in the fully labelled cases (J_C). Inference is that of stock
+    nnU-Net, with the same network.
+    """
+
+    # lambda1 and lambda2 of Eq. 3.
+    partial_weight: float = 1.0
+    prior_weight: float = 0.1
+    # Section 4.1: full : partial = 3 : 1.
+    partial_share = 0.25
+    # J_L and J_P. "stock": nnU-Net's own, Dice + CE with deep supervision. "cross_entropy": Eq. 4 and 5.
+    supervision: Supervision = "stock"
+    # Fraction of the run that stage 1 takes. None: section 4.1, 40K of 70K iterations in 2D, 80K of 180K in 3D.
+    first_stage: float | None = None
+    # Fraction of the run after which the frozen copy is made anew. None: section 4.1, every 10K of those iterations.
+    refresh_interval: float | None = None
+    # Section 4.1: in stage 2 the same decay begins anew, from half the learning rate.
+    restart_learning_rate: bool = False
+    restart_factor: float = 0.5
+    # Section 4.1: learning rate of the ascent, relative to that of the descent.
+    dual_rate: float = 2.0
+    # "plain" is Eq. 9 to the letter, where the duals of small organs do not move; see DualVariables.
+    dual_step: DualStep = "scaled"
+    # q: "patches", drawn as those of training, or "volumes", the whole of the fully labelled cases.
+    prior_sampling: PriorSampling = "patches"
+    prior_patches: int = 500
+
+    _teacher: FrozenCopy | None = None
+    _duals: DualVariables | None = None
+
+    # ---- schedule ----
+
+    @property
+    def in_second_stage(self) -> bool:
+        """Whether this epoch belongs to stage 2."""
+        return self.current_epoch >= self._second_stage
+
+    @property
+    def _second_stage(self) -> int:
+        """First epoch of stage 2."""
+        first, second = self._thousands_of_iterations()
+        return math.ceil((first / (first + second) if self.first_stage is None else self.first_stage) * self.num_epochs)
+
+    @property
+    def _refresh_is_due(self) -> bool:
+        """Whether the frozen copy is to be made anew in this epoch of stage 2."""
+        interval = 10 / sum(self._thousands_of_iterations()) if self.refresh_interval is None else self.refresh_interval
+        return (self.current_epoch - self._second_stage) % max(1, round(interval * self.num_epochs)) == 0
+
+    def _thousands_of_iterations(self) -> tuple[int, int]:
+        """M1 and M2 of section 4.1."""
+        return (40, 30) if len(self.configuration_manager.patch_size) == 2 else (80, 100)
+
+    def mixes(self) -> bool:
+        """In stage 2."""
+        return self.in_second_stage
+
+    # ---- nnU-Net's hooks ----
+
+    def check_supported(self) -> None:
+        """The options too."""
+        for option, choices in (("supervision", Supervision), ("prior_sampling", PriorSampling)):
+            if getattr(self, option) not in get_args(choices):
+                raise UserError(
+                    f"{option} of {type(self).__name__} must be one of {', '.join(get_args(choices))}, "
+                    f"got {getattr(self, option)!r}."
+                )
+        super().check_supported()
+
+    def _build_loss(self) -> nn.Module:
+        """The stock loss, or cross-entropy with the stock weights of the outputs."""
+        loss = super()._build_loss()
+        wrapped = isinstance(loss, DeepSupervisionWrapper)
+        if self.supervision == "cross_entropy":
+            cross_entropy = VoxelCrossEntropy(self.label_manager.ignore_label, self.label_manager.has_regions)
+            if not wrapped:
+                return cross_entropy
+            loss.loss = cross_entropy
+            return loss
+        # Batch Dice over all GPUs would wait for ever for one that has no partial sample in this step.
+        dice = (loss.loss if wrapped else loss).dc
+        getattr(dice, "_orig_mod", dice).ddp = False
+        return loss
+
+    def configure_optimizers(self) -> tuple[Optimizer, Any]:
+        """The stock optimiser and schedule, begun anew in stage 2 where asked for."""
+        optimizer, scheduler = super().configure_optimizers()
+        if self.restart_learning_rate and self._second_stage < self.num_epochs:
+            scheduler = RestartingPolyLR(
+                optimizer, self.initial_lr, self.num_epochs, self._second_stage, self.restart_factor
+            )
+        return optimizer, scheduler
+
+    def on_train_epoch_start(self) -> None:
+        """Begin stage 2 where it begins, and make the frozen copy anew where it is due."""
+        super().on_train_epoch_start()
+        if not self.in_second_stage:
+            return
+        self.mix()
+        if self._teacher is None:
+            self._teacher = FrozenCopy(self.network, self._do_i_compile())
+        elif self._refresh_is_due:
+            self._teacher.refresh(self.network)
+        if self._duals is None and self.prior_weight:
+            prior = self.estimate_prior()
+            self._duals = DualVariables(prior, self.dual_step)
+            shown = ", ".join(f"{name} {q:.3g}" for name, q in zip(self.class_names(), prior.tolist(), strict=True))
+            self.print_to_log_file(f"Prior, from {self.prior_sampling} of the fully labelled cases: {shown}")
+
+    def train_step(self, batch: dict) -> dict:
+        """In stage 2 a step of the duals up Eq. 9, then one of the network down Eq. 3 (Algorithm 1)."""
+        data, target = self.to_device(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        if not self.in_second_stage:
+            with self.autocast():
+                loss = self.loss(self.network(data), target)
+            self.network_step(loss)
+            return self.step_output(loss, {"J_L": loss})
+
+        partial_rows = [self.is_partial(case) for case in batch["keys"]]
+        is_partial = torch.tensor(partial_rows)
+        full, partial = ((is_partial == choice).nonzero()[:, 0].to(self.device) for choice in (False, True))
+        share = len(partial) / len(partial_rows)
+        targets = target if self.enable_deep_supervision else [target]
+        terms = dict.fromkeys(self._terms(), torch.full((), math.nan, device=self.device))
+        completed = [t[partial] for t in targets]
+        if share:
+            cases = [case for case, chosen in zip(batch["keys"], partial_rows, strict=True) if chosen]
+            completed, terms["pseudo-labels"] = self._complete(data[partial], completed, cases)
+        # N of Eq. 4 and 5 is taken to be one and the same: every sample of a batch weighs alike.
+        loss = torch.zeros((), device=self.device)
+        with self.autocast():
+            outputs = self.network(data)
+            outputs = outputs if self.enable_deep_supervision else [outputs]
+            # The gradients of all terms are summed in float32 before they go back into half precision.
+            outputs = [outputs[0].float(), *outputs[1:]]
+            if share < 1:
+                terms["J_L"] = self._supervised([o[full] for o in outputs], [t[full] for t in targets])
+                loss = loss + (1 - share) * terms["J_L"]
+            partial_outputs = [o[partial] for o in outputs]
+            if share:
+                terms["J_P"] = self._supervised(partial_outputs, completed)
+                loss = loss + self.partial_weight * share * terms["J_P"]
+        if self._duals is not None:
+            mean = self._mean_prediction(partial_outputs[0], completed[0])
+            self._ascend(self._duals, mean.detach(), len(partial))
+            if share:
+                terms["J_C"] = self._duals.loss(mean)
+                # Batches hold more and fewer partial samples than their share: lambda2 on average.
+                loss = loss + self.prior_weight * share / self.partial_share * terms["J_C"]
+            for name, predicted, prior in zip(self.class_names(), mean, self._duals.prior, strict=True):
+                if f"{name}: prior" in terms:
+                    terms[f"{name}: prior"] = prior
+                    terms[f"{name}: predicted"] = predicted if share else terms[f"{name}: predicted"]
+        self.network_step(loss)
+        return self.step_output(loss, terms)
+
+    # ---- the terms ----
+
+    def _terms(self) -> list[str]:
+        """Names of the curves of stage 2."""
+        if not self.prior_weight:
+            return ["J_L", "J_P", "pseudo-labels"]
+        organs = [name for name in self.class_names() if name != "background"]
+        proportions = [f"{name}: {kind}" for name in organs for kind in ("predicted", "prior")]
+        return ["J_L", "J_P", "J_C", "pseudo-labels", *proportions]
+
+    def _complete(
+        self, data: torch.Tensor, targets: Sequence[torch.Tensor], cases: Sequence[str]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Targets of partial samples with pseudo-labels in their background, and the share of voxels these changed."""
+        assert self._teacher is not None
+        names, regions = self.class_names(), self.label_manager.has_regions
+        annotated = torch.tensor([[name in self.annotated[case] for name in names] for case in cases])
+        with self.autocast():
+            logits = self._teacher(data)
+        pseudo = pseudo_labels(logits, annotated.to(self.device), regions)
+        completed = [complete_target(target, pseudo, regions) for target in targets]
+        return completed, (completed[0] != targets[0]).any(1).float().mean()
+
+    def _supervised(self, outputs: list[torch.Tensor], targets: list[torch.Tensor]) -> torch.Tensor:
+        """J_L or J_P of some of the samples."""
+        return self.loss(outputs, targets) if self.enable_deep_supervision else self.loss(outputs[0], targets[0])
+
+    def _mean_prediction(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Eq. 1 of the partial samples of this batch; zeros if there are none."""
+        manager = self.label_manager
+        known = None
+        if manager.has_ignore_label:
+            known = target[:, -1:] == 0 if manager.has_regions else target != manager.ignore_label
+        if not len(logits):
+            return torch.zeros(logits.shape[1], device=logits.device)
+        return mean_prediction(logits, known, manager.has_regions)
+
+    def _ascend(self, duals: DualVariables, mean: torch.Tensor, samples: int) -> None:
+        """One step of the duals with the mean prediction of all devices; none if no sample is partial."""
+        sums = torch.cat([mean * samples, mean.new_tensor([samples])])
+        if self.is_ddp:
+            dist.all_reduce(sums)
+            samples = int(sums[-1])
+        if samples:
+            rate = self.dual_rate * self.optimizer.param_groups[0]["lr"]
+            duals.ascend(sums[:-1] / sums[-1], min(1.0, rate))
+
+    def estimate_prior(self) -> torch.Tensor:
+        """The proportions q of the classes in the fully labelled training cases, (C,) on the device.
+
+        Raises:
+            RuntimeError: the loaders are not there yet.
+        """
+        if self._loader is None:
+            raise RuntimeError("The prior is estimated with the training loader: call get_dataloaders first.")
+        values, ignore_label = self.class_values(), self.label_manager.ignore_label
+        if self.prior_sampling == "volumes":
+            proportions = self._loader.volume_proportions(values, ignore_label)
+        else:
+            labels = self.dataset_json["labels"]
+            annotations = [
+                {value for name in self.annotated[case] for value in label_values(labels[name])}
+                for case in self._loader.partial_cases
+            ]
+            proportions = self._loader.patch_proportions(values, annotations, ignore_label, self.prior_patches)
+        prior = torch.tensor(proportions, dtype=torch.float32, device=self.device)
+        if self.is_ddp:  # where the batch is split over devices, each centres another share of its patches on organs
+            dist.all_reduce(prior)
+            prior /= dist.get_world_size()
+        return prior
+
+    # ---- checkpoints ----
+
+    def extension_state(self) -> dict[str, Any]:
+        """With the frozen copy, the prior and the duals."""
+        state = super().extension_state()
+        for name, part in (("frozen_copy", self._teacher), ("duals", self._duals)):
+            if part is not None:
+                state[name] = part.state_dict()
+        return state
+
+    def load_extension_state(self, state: dict[str, Any]) -> None:
+        """With the frozen copy, the prior and the duals; what is missing is made when stage 2 needs it."""
+        super().load_extension_state(state)
+        if "frozen_copy" in state:
+            self._teacher = FrozenCopy(self.network, self._do_i_compile())
+            self._teacher.load_state_dict(state["frozen_copy"])
+        if "duals" in state and self.prior_weight:
+            self._duals = DualVariables(state["duals"]["prior"].to(self.device), self.dual_step)
+            self._duals.load_state_dict(state["duals"])
+
+
+class nnUNetTrainerPartial(nnUNetTrainerPaNN):
+    """PaNN without the prior (lambda2 = 0): partial labels and pseudo-labels alone, the paper's baseline."""
+
+    prior_weight = 0.0

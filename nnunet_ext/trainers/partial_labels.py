@@ -1,0 +1,171 @@
+"""Training on fully and partially labelled cases of one dataset: which is which, how they are mixed and validated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import distributed as dist
+
+from nnunet_ext.data.label_sets import KEY, annotated_labels, foreground_names, label_values
+from nnunet_ext.data.mixed_loader import MixedDataLoader
+from nnunet_ext.errors import UserError
+from nnunet_ext.trainers.extended import ExtendedTrainer
+
+
+class PartialLabelTrainer(ExtendedTrainer):
+    """Knows the annotated labels of every case, mixes cases in the batch and validates on fully labelled ones.
+
+    The labels come from ``dataset.json["annotated_labels"]``; a batch tells its cases by ``batch["keys"]``.
+    """
+
+    # Share of partially labelled samples in a batch, on average, once mix() is called.
+    partial_share: float = 0.25
+
+    _annotated: dict[str, frozenset[str]] | None = None
+    _loader: MixedDataLoader | None = None
+
+    # ---- for derived trainers ----
+
+    @property
+    def annotated(self) -> dict[str, frozenset[str]]:
+        """Names of the annotated labels, by case of this fold."""
+        if self._annotated is None:
+            training, validation = super().do_split()
+            self._annotated = annotated_labels(
+                self.dataset_json, [*training, *validation], f"{self.preprocessed_dataset_folder_base}/dataset.json"
+            )
+        return self._annotated
+
+    def is_partial(self, case: str) -> bool:
+        """Whether some label was not annotated in a case."""
+        return len(self.annotated[case]) < len(foreground_names(self.dataset_json["labels"]))
+
+    def class_names(self) -> list[str]:
+        """Names of the network's outputs: the background, unless there are regions, and the labels."""
+        names = foreground_names(self.dataset_json["labels"])
+        return names if self.label_manager.has_regions else ["background", *names]
+
+    def class_values(self) -> list[tuple[int, ...]]:
+        """Values of the network's outputs in a label map."""
+        labels = self.dataset_json["labels"]
+        return [(0,) if name == "background" else label_values(labels[name]) for name in self.class_names()]
+
+    def mix(self) -> None:
+        """Let partially labelled samples into the batches from now on."""
+        if self._loader is not None:
+            self._loader.partial_share = self.partial_share
+
+    def mixes(self) -> bool:
+        """Whether the loader is to mix from its first batch on; asked when it is made."""
+        return True
+
+    # ---- nnU-Net's hooks ----
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The split of stock nnU-Net without partially labelled cases to validate on."""
+        training, validation = super().do_split()
+        full = [case for case in validation if not self.is_partial(case)]
+        if len(full) < len(validation):
+            self.print_to_log_file(
+                f"{len(validation) - len(full)} of {len(validation)} validation cases of fold {self.fold} are "
+                "partially labelled and are left out; splits_final.json could give them to training."
+            )
+        return training, full
+
+    def check_supported(self) -> None:
+        """The batch, the annotations and the fold must allow for the mix."""
+        name, folder = type(self).__name__, self.preprocessed_dataset_folder_base
+        size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
+        if not 0 < self.partial_share < 1 or math.ceil(size * self.partial_share) >= size:
+            raise UserError(
+                f"{name} makes {self.partial_share:g} of a batch partially and the rest fully labelled, for which "
+                f"{size} sample(s) on a device are too few: raise batch_size of configuration "
+                f"{self.configuration_name} in {folder}/{self.plans_manager.plans_name}.json."
+            )
+        if KEY not in self.dataset_json:
+            raise UserError(
+                f"{folder}/dataset.json has no {KEY}, so that all cases count as fully labelled: make the dataset with "
+                "nnunet-ext convert union, write {case: [labels]} there, or use nnUNetTrainer."
+            )
+        training, validation = self.do_split()
+        partial = sum(self.is_partial(case) for case in training)
+        if partial == len(training) or not validation:
+            raise UserError(
+                f"Fold {self.fold} of {folder}/splits_final.json has no fully labelled case to "
+                f"{'train' if partial == len(training) else 'validate'} on, and {name} needs both: mend the fold."
+            )
+        if not partial:
+            raise UserError(
+                f"Fold {self.fold} of {folder}/splits_final.json has no partially labelled case to train on: mend the "
+                "fold, or use nnUNetTrainer."
+            )
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """The stock loaders, but that of training mixes."""
+        manager, configuration = self.label_manager, self.configuration_manager
+        scales, patch = self._get_deep_supervision_scales(), configuration.patch_size
+        rotation, dummy_2d, initial_patch, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        targets: dict[str, Any] = {
+            "is_cascaded": self.is_cascaded,
+            "foreground_labels": manager.foreground_labels,
+            "regions": manager.foreground_regions if manager.has_regions else None,
+            "ignore_label": manager.ignore_label,
+        }
+        augmentation = self.get_training_transforms(
+            patch,
+            rotation,
+            scales,
+            mirror_axes,
+            dummy_2d,
+            use_mask_for_norm=configuration.use_mask_for_norm,
+            **targets,
+        )
+        sampling: dict[str, Any] = {
+            "oversample_foreground_percent": self.oversample_foreground_percent,
+            "probabilistic_oversampling": self.probabilistic_oversampling,
+        }
+        training, validation = self.get_tr_and_val_datasets()
+        self._loader = MixedDataLoader(
+            training,
+            self.batch_size,
+            initial_patch,
+            patch,
+            manager,
+            transforms=augmentation,
+            partial_cases={case for case in training.identifiers if self.is_partial(case)},
+            **sampling,
+        )
+        if self.mixes():
+            self.mix()
+        validation_loader = nnUNetDataLoader(
+            validation,
+            self.batch_size,
+            patch,
+            patch,
+            manager,
+            transforms=self.get_validation_transforms(scales, **targets),
+            **sampling,
+        )
+        workers = get_allowed_n_proc_DA()
+        loaders = (
+            self._start_loader(self._loader, workers, max(6, workers // 2)),
+            self._start_loader(validation_loader, max(1, workers // 2) if workers else 0, max(3, workers // 4)),
+        )
+        for loader in loaders:
+            next(loader)
+        return loaders
+
+    def _start_loader(self, loader: nnUNetDataLoader, workers: int, cached: int) -> Any:
+        """Run a loader in worker processes, or in this one if there are none, as stock nnU-Net does."""
+        if workers == 0:
+            return SingleThreadedAugmenter(loader, None)
+        return NonDetMultiThreadedAugmenter(
+            loader, None, workers, cached, seeds=None, pin_memory=self.device.type == "cuda", wait_time=0.002
+        )
