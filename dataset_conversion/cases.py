@@ -32,11 +32,13 @@ class Scan:
         channels: one volume per channel, all on one grid.
         label: label map on that grid; None for cases without labels.
         warnings: what the report should say about the case, one sentence each.
+        digest: hash of the image; two cases with the same one are refused. Empty where images are not compared.
     """
 
     channels: Sequence[Volume]
     label: Volume | None = None
     warnings: tuple[str, ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,14 +69,33 @@ def _shared(  # the parameters that every command has
 Source = Annotated[Path, typer.Argument(help="Folder or archive, see above.", show_default=False)]
 
 
-def _command(name: str, dataset: catalogue.Source) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register ``function(source, options, ...)``; the command gets the shared parameters in place of ``options``."""
+@dataclass(frozen=True)
+class _Text:
+    """Help of a command that converts no public dataset."""
+
+    title: str
+    text: str
+
+    def help(self) -> str:
+        return f"{self.title}.\n\n{self.text}"
+
+
+_UNION = _Text(
+    "One dataset of a fully labelled and several partially labelled ones, for nnUNetTrainerPaNN",
+    "They must be in nnUNet_raw already; their images are not copied. Labels are renumbered to those of the full set, "
+    "and dataset.json says for each case what was annotated. Validation folds hold fully labelled cases only.\n\n"
+    "[bold]Example:[/bold] nnunet-ext convert union -d 520 -n AbdomenUnion --full 507 --partial 9:spleen "
+    "--partial 501:pancreas --partial 503:liver",
+)
+
+
+def _command(name: str, dataset: catalogue.Source | _Text) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register ``function([source,] options, ...)``; the command gets the shared parameters instead of ``options``."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(function, eval_str=True).parameters
         shared = inspect.signature(_shared, eval_str=True).parameters
-        extra = {key: own[key] for key in own if key not in ("source", "options")}
-        parameters = [own["source"], *extra.values(), *shared.values()]
+        parameters = [*(own[key] for key in own if key != "options"), *shared.values()]
 
         def command(**arguments: Any) -> None:
             options = _shared(**{key: arguments.pop(key) for key in shared})
@@ -180,6 +200,30 @@ def _btcv(source: Source, options: Options) -> None:
     from dataset_conversion.btcv import convert_btcv
 
     convert_btcv(source, options)
+
+
+@_command("union", _UNION)
+def _union(
+    options: Options,
+    name: Annotated[
+        str, typer.Option("-n", "--name", help="Name of the new dataset, without number.", show_default=False)
+    ],
+    full: Annotated[int, typer.Option(min=1, max=999, help="Id of the fully labelled dataset.", show_default=False)],
+    partial: Annotated[
+        list[str],
+        typer.Option(
+            help="Id and annotated organs of a partially labelled one: ID:ORGAN[,ORGAN...]; may be repeated. Where "
+            "its labels have other names, ORGAN=LABEL[+LABEL...]; -LABEL leaves a label out.",
+            show_default=False,
+        ),
+    ],
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Case of the union to leave out; may be repeated.", show_default=False)
+    ] = None,
+) -> None:
+    from dataset_conversion.union import convert_union
+
+    convert_union(name, full, partial, options, exclude or ())
 
 
 def main(*commands: str) -> None:

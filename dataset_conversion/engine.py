@@ -119,6 +119,7 @@ class Record:
         orientation: axis codes of the image, such as ``LPS``.
         warnings: sentences for the report.
         skipped: why the case was left out.
+        digest: hash of the image, empty where images are not compared.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Record:
     orientation: str = ""
     warnings: list[str] = field(default_factory=list)
     skipped: str | None = None
+    digest: str = ""
 
 
 def raw_folder() -> Path:
@@ -180,9 +182,11 @@ def convert(
     if not options.dry_run:
         for name in ("records", "imagesTr", "labelsTr", *(f"images{subset}" for subset in subsets)):
             (work / name).mkdir(parents=True, exist_ok=True)
-    job = _Job(None if options.dry_run else work, dataset, options)
+    # without the further keys of dataset.json, which say nothing of a single case: its record outlives a change of them
+    job = _Job(None if options.dry_run else work, replace(dataset, extra={}), options)
     done = {record.name: record for record in _run(job, cases, options.processes)}
     records = [done[case.name] for case in cases if done[case.name].skipped is None]
+    _check_images_differ(records, {case.name: case.image_path for case in cases})
     findings.skipped.update({name: r.skipped for name, r in done.items() if r.skipped is not None})
     report = _report(dataset, records, findings, options, source)
     if not options.dry_run:
@@ -202,6 +206,21 @@ def _check_cases(cases: Sequence[Case], source: Path) -> None:
     if count > 1:
         first, second = [case.image_path for case in cases if case.name == name][:2]
         raise UserError(f"{first} and {second} are both case {name}; point at one copy of the dataset.")
+
+
+def _check_images_differ(records: Sequence[Record], paths: Mapping[str, Path]) -> None:
+    first: dict[str, str] = {}
+    pairs = []
+    for record in records:
+        other = first.setdefault(record.digest, record.name) if record.digest else record.name
+        if other != record.name:
+            pairs.append((other, record.name))
+    if pairs:
+        (one, other), more = pairs[0], f", and so are {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+        raise UserError(
+            f"Cases {one} and {other} are the same image ({paths[one]} and {paths[other]}){more}; leave one of each "
+            f"out, for example with {' '.join(f'--exclude {name}' for _, name in pairs)}."
+        )
 
 
 def check_target(dataset: Dataset, options: Options) -> Path:
@@ -275,6 +294,7 @@ class _Job:
                 f"{case.image_path} has {len(scan.channels)} channels, "
                 f"and the dataset has {len(self.dataset.channel_names)} ({', '.join(self.dataset.channel_names)})."
             )
+        record.digest = scan.digest
         record.warnings.extend(scan.warnings)
         record.orientation = _axis_codes(scan.channels[0].geometry)
         for volume in scan.channels:

@@ -10,7 +10,7 @@ import torch
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.trainers.checkpoint import EXTENSION_KEY, write_checkpoint
-from nnunet_ext.trainers.curves import LossCurves
+from nnunet_ext.trainers.curves import LossCurves, mean_of_known
 from tests.trainers.building import build, random_batch
 
 NAME = "nnUNetTrainerRefinedGAN_4epochs_2iters"
@@ -200,6 +200,18 @@ def test_curves_forget_what_a_resumed_run_repeats(tmp_path):
     resumed.write(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loss_terms.csv", "loss_terms.png"]
     LossCurves().write(tmp_path / "nowhere")  # nothing logged, nothing written
+
+
+def test_a_term_that_some_steps_lack_is_the_mean_of_the_others(tmp_path):
+    assert mean_of_known([1.0, np.nan, 4.0]) == 2.5
+    assert np.isnan(mean_of_known([np.nan, np.nan]))
+    curves = LossCurves()
+    curves.log(0, {"a": 1.0})
+    curves.log(1, {"a": 2.0, "liver: predicted": np.nan, "liver: prior": 0.1})
+    curves.write(tmp_path)
+    written = pd.read_csv(tmp_path / "loss_terms.csv")
+    assert written["liver: prior"].isna().tolist() == [True, False]
+    assert written["liver: predicted"].isna().all()
 
 
 def test_terms_reach_the_log_and_additional_loggers(dataset):
