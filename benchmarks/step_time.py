@@ -101,6 +101,8 @@ def measure_time(arguments: argparse.Namespace) -> tuple[dict[str, list[float]],
     batches, loading = {}, {}
     for name, trainer in trainers.items():
         batches[name], loading[name] = make_batches(arguments, trainer)
+        if arguments.late and hasattr(trainer, "prepare_second_stage"):
+            trainer.prepare_second_stage()
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for i in range(arguments.warm_up + arguments.steps):
         # Another order each time: the step after a large one finds other things in the caches.

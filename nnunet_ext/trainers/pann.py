@@ -125,15 +125,19 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         return optimizer, scheduler
 
     def on_train_epoch_start(self) -> None:
-        """Begin stage 2 where it begins, and make the frozen copy anew where it is due."""
+        """In stage 2 mix the batches, and make the frozen copy anew where it is due."""
         super().on_train_epoch_start()
         if not self.in_second_stage:
             return
+        if self._teacher is not None and self._refresh_is_due:
+            self._teacher.refresh(self.network)
+        self.prepare_second_stage()
+
+    def prepare_second_stage(self) -> None:
+        """Mix the batches from now on; make the frozen copy, the prior and the duals if they are not there."""
         self.mix()
         if self._teacher is None:
             self._teacher = FrozenCopy(self.network, self._do_i_compile())
-        elif self._refresh_is_due:
-            self._teacher.refresh(self.network)
         if self._duals is None and self.prior_weight:
             prior = self.estimate_prior()
             self._duals = DualVariables(prior, self.dual_step)

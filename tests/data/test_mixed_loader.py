@@ -1,6 +1,7 @@
 """The mix of full and partial cases, and the proportions of the classes under its sampling."""
 # ruff: noqa: NPY002 - nnU-Net's loaders draw from the global generator
 
+import multiprocessing
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,18 +72,41 @@ def test_batches_carry_the_cases(monkeypatch):
     assert batch["target"].shape == (2, 1, 6, 6, 6)
 
 
+def _tell_share(loader, connection):
+    for _ in range(2):
+        connection.recv()
+        connection.send(loader.partial_share)
+
+
+@pytest.mark.parametrize("method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()])
+def test_a_running_worker_learns_of_the_share(method):
+    loader = make()
+    context = multiprocessing.get_context(method)
+    here, there = context.Pipe()
+    process = context.Process(target=_tell_share, args=(loader, there))
+    process.start()
+    there.close()
+    told = []
+    for share in (0.0, 0.25):
+        loader.partial_share = share
+        here.send(None)
+        told.append(here.recv())
+    process.join()
+    assert told == [0.0, 0.25]
+
+
 @pytest.mark.parametrize("foreground", [0.0, 0.33, 1.0])
 def test_proportions_are_those_of_patches_drawn_for_partial_cases(foreground):
     """Seen from cases whose annotation shows label 1 alone; both labels are counted."""
     loader = make(foreground=foreground)
     np.random.seed(1)
     loader.full_cases = ["f0", "f1", "f2"]  # of which p0 to p2 are the twins
-    found = loader.patch_proportions([(0,), (1,), (2,), (1, 2)], [{1}], None, 4000)
+    found = loader.patch_proportions([(0,), (1,), (2,), (1, 2)], [{1}], None, 2000)
     loader.full_cases, loader.partial_cases = [], ["p0", "p1", "p2"]
     loader.partial_share = 1.0
-    patches = np.concatenate([loader.generate_train_batch()["target"].numpy() for _ in range(1000)])
+    patches = np.concatenate([loader.generate_train_batch()["target"].numpy() for _ in range(500)])
     expected = [(patches <= 0).mean(), (patches == 1).mean(), (patches == 2).mean(), (patches > 0).mean()]
-    assert found == pytest.approx(expected, rel=0.08, abs=0.002)
+    assert found == pytest.approx(expected, rel=0.15, abs=0.002)
     assert found[0] + found[3] == pytest.approx(1)
 
 

@@ -167,6 +167,24 @@ def test_a_batch_without_partial_samples_and_one_of_nothing_else(dataset):
     assert not torch.equal(trainer._duals.nu, before)
 
 
+def test_all_devices_share_the_duals_and_none_waits_for_another(dataset, monkeypatch):
+    trainer = ready(dataset)
+    trainer.is_ddp = True
+    assert (
+        trainer._build_loss().loss.dc.ddp is False
+    )  # else batch Dice gathers as often as a device has partial samples
+    elsewhere = torch.tensor([0.5, 0.3, 0.2])
+    monkeypatch.setattr(
+        "nnunet_ext.trainers.pann.dist.all_reduce",
+        lambda sums: sums.add_(torch.cat([3 * elsewhere, torch.tensor([3.0])])),
+    )
+    for samples, here in ((1, torch.tensor([0.9, 0.06, 0.04])), (0, torch.zeros(3))):
+        duals, expected = copy.deepcopy(trainer._duals), copy.deepcopy(trainer._duals)
+        trainer._ascend(duals, here, samples)
+        expected.ascend((samples * here + 3 * elsewhere) / (samples + 3), 0.02)
+        assert torch.allclose(duals.nu, expected.nu)
+
+
 def test_stage_1_is_stock_nnunet(dataset):
     trainer, stock = made(dataset), build(dataset, "nnUNetTrainer")
     for each in (trainer, stock):
