@@ -136,6 +136,29 @@ def test_only_the_middle_of_a_patch_that_is_enlarged_for_augmentation_counts():
     assert shares[1] > 5 * shares[0]
 
 
+def test_regions_and_ignored_voxels_are_sampled_too(monkeypatch):
+    """nnU-Net keeps the places of regions under tuples, and those of all annotated voxels under one of its own."""
+    plain = Cases.load_case
+
+    def load_case(self, name):
+        data, segmentation, previous, _ = plain(self, name)
+        segmentation[0, 0] = 3
+        places = {
+            (1, 2): np.argwhere(np.isin(segmentation, (1, 2))),
+            2: np.argwhere(segmentation == 2),
+            (-1, 0, 1, 2): np.argwhere(segmentation < 3),
+        }
+        return data, segmentation, previous, {"class_locations": places}
+
+    monkeypatch.setattr(Cases, "load_case", load_case)
+    regions = [(1, 2), (2,)]
+    loader = make(foreground=1.0)
+    loader.has_ignore = True
+    of_second, of_nothing = (loader.patch_proportions(regions, [allowed], 3, 300) for allowed in ({2}, ()))
+    assert of_second[1] > 1.5 * of_nothing[1]
+    assert 0 < of_second[1] < of_second[0] < 1
+
+
 def test_volumes_and_ignored_voxels():
     loader = make()
     segmentations = [Cases().load_case(name)[1] for name in loader.full_cases]
