@@ -351,7 +351,8 @@ class _Job:
         elif self.options.mode == "copy" or "$" in str(volume.path.absolute()):  # nnU-Net expands variables in paths
             with replaced_when_complete(target) as temporary:
                 shutil.copyfile(volume.path, temporary)
-        elif name.startswith(("imagesTs", "imagesUn")):  # read as folders, not through dataset.json
+        elif is_label or name.startswith(("imagesTs", "imagesUn")):
+            # These nnU-Net reads as folders, labels too (nnUNetv2_find_best_configuration); the rest by dataset.json.
             _link(volume.path, target)
         else:
             return str(volume.path.absolute())

@@ -64,15 +64,16 @@ def _extend(
     distance: NDArray[np.float32], window: Window, shape: tuple[int, ...], spacing: Sequence[float]
 ) -> NDArray[np.float32]:
     """Distances of a window carried on to the whole patch: distance at the nearest voxel of it plus the way there."""
-    padding, squared_way = [], np.zeros((1,) * len(shape), np.float32)
+    if distance.shape == shape:
+        return distance
+    squared_way = np.zeros((1,) * len(shape), np.float32)
     for axis, (extent, length, step) in enumerate(zip(window, shape, spacing, strict=True)):
-        padding.append((extent.start, length - extent.stop))
-        position = np.arange(length)
+        position = np.arange(length, dtype=np.float32)
         way = (position - position.clip(extent.start, extent.stop - 1)) * np.float32(step)
         squared_way = squared_way + np.expand_dims(way**2, [i for i in range(len(shape)) if i != axis])
+    padding = [(extent.start, length - extent.stop) for extent, length in zip(window, shape, strict=True)]
     whole = np.pad(distance, padding, mode="edge")
-    if any(before or after for before, after in padding):
-        whole += np.sqrt(squared_way, out=squared_way)
+    whole += np.sqrt(squared_way, out=squared_way)
     return whole
 
 
@@ -88,7 +89,7 @@ def signed_distance_maps(
     Inside the bounding box of a class and up to ``margin`` around it the map is exact, to the precision of float16.
     Further out it is the distance at the nearest voxel of that window plus the way there: continuous, and never
     less than the true distance. A class without border voxels in the patch has a map of zeros, and so do ignored
-    voxels.
+    voxels. Where the patch reaches beyond the image, nnU-Net's background counts as such.
 
     Args:
         segmentation: label map (1, *spatial), or regions (R, *spatial), 0 or 1, followed by a channel that marks

@@ -18,10 +18,10 @@ def boundary_loss(probabilities: torch.Tensor, distance: torch.Tensor) -> torch.
 
     Args:
         probabilities: of the foreground classes or regions, (B, C, *spatial).
-        distance: their signed distances in mm (Eq. 7), (B, C, *spatial); see ``nnunet_ext.data.distance_maps``.
+        distance: their signed distances in mm (Eq. 7), (B, C, *spatial), of any precision; see
+            ``nnunet_ext.data.distance_maps``.
 
     Returns:
         Scalar in mm.
     """
-    probabilities = full_precision(probabilities)
-    return (probabilities * distance.to(probabilities.dtype)).mean()
+    return (full_precision(probabilities) * distance).mean()

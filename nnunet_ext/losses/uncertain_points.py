@@ -22,8 +22,8 @@ def draw_points(
     return 2 * torch.rand(batch_size, number, dimensions, device=device, generator=generator) - 1
 
 
-def at_points(maps: torch.Tensor, points: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
-    """Interpolate maps (B, C, *spatial) at points (B, N, dimensions); returns (B, C, N).
+def at_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Interpolate maps (B, C, *spatial) linearly at points (B, N, dimensions); returns (B, C, N).
 
     The points are relative to the edges of the patch, so that they mean the same place at any resolution. Between
     the centre of the outermost voxels and the edge, the outermost value holds.
@@ -31,8 +31,17 @@ def at_points(maps: torch.Tensor, points: torch.Tensor, mode: str = "bilinear") 
     dimensions = maps.ndim - 2
     grid = points.flip(-1).to(maps.dtype)  # grid_sample wants x first
     grid = grid.reshape(points.shape[0], *[1] * (dimensions - 1), points.shape[1], dimensions)
-    sampled = grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
+    sampled = grid_sample(maps, grid, padding_mode="border", align_corners=False)
     return sampled.reshape(*maps.shape[:2], points.shape[1])
+
+
+def voxels_of(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Values of the voxels of maps (B, C, *spatial) in which points (B, N, dimensions) lie; returns (B, C, N)."""
+    flat = torch.zeros(points.shape[:2], dtype=torch.long, device=points.device)
+    for axis, length in enumerate(maps.shape[2:]):
+        index = ((points[..., axis] + 1) / 2 * length).floor().long().clamp(0, length - 1)
+        flat = flat * length + index
+    return maps.flatten(2).gather(2, flat[:, None].expand(-1, maps.shape[1], -1))
 
 
 def certainty(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
@@ -106,7 +115,7 @@ def uncertain_point_loss(
         Scalar, at least 0; 0 if all points are ignored.
     """
     logits = full_precision(logits)
-    truth = at_points(target.to(logits.dtype), candidates, "nearest")
+    truth = voxels_of(target, candidates)
     valid = None
     if ignore_label is not None:
         valid = truth[:, -1] == 0 if regions else truth[:, 0] != ignore_label
@@ -117,8 +126,8 @@ def uncertain_point_loss(
     truth = truth.gather(2, chosen[:, None].expand(-1, truth.shape[1], -1))
     counted = torch.ones_like(predicted[:, 0]) if valid is None else valid.gather(1, chosen).to(predicted.dtype)
     if regions:
-        loss = binary_cross_entropy_with_logits(predicted, truth, reduction="none").mean(1)
+        loss = binary_cross_entropy_with_logits(predicted, truth.to(predicted.dtype), reduction="none").mean(1)
     else:
-        labels = (truth[:, 0] * counted).long()  # an ignored label is no index of a class
+        labels = (truth[:, 0] * (counted != 0)).long()  # an ignored label is no index of a class
         loss = cross_entropy(predicted, labels, reduction="none")
     return (loss * counted).sum() / counted.sum().clamp(min=1)

@@ -9,32 +9,35 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch.optim import Optimizer
 
 from nnunet_ext.data.distance_maps import AddDistanceMaps
+from nnunet_ext.errors import UserError
 from nnunet_ext.losses.boundary import boundary_loss
 from nnunet_ext.losses.precision import full_precision
 from nnunet_ext.losses.uncertain_points import IMPORTANCE, OVERSAMPLING, draw_points, uncertain_point_loss
 from nnunet_ext.trainers.extended import ExtendedTrainer
 from nnunet_ext.trainers.region_loss import RegionLoss, choose_region_loss
-from nnunet_ext.trainers.schedules import RestartingPolyLR, ramp, step
+from nnunet_ext.trainers.schedules import RestartingPolyLR, first_epoch, ramp, step
 
 
 class nnUNetTrainerMLL(ExtendedTrainer):
     """E_R + alpha * E_B + beta * E_P (Eq. 11), for the fine model alone.
 
     The boundary term acts on the finest output, the pixel term on the deep-supervision output four times coarser, or
-    the coarsest there is. The pseudo Dice and the loss of validation are those of stock nnU-Net, and so is inference.
+    the coarsest that the region loss trains (nnU-Net gives the last of several no weight): where nothing is learned, no
+    point is more uncertain than another. The pseudo Dice and the loss of validation are those of stock nnU-Net, and so
+    is inference.
     """
 
     # E_R. "stock": nnU-Net's own, Dice + CE with deep supervision. "dice": Eq. 5 alone, as in the paper.
     region_loss: RegionLoss = "stock"
-    # What alpha and beta of Eq. 11 rise to; 0 leaves the term out.
+    # What alpha (per mm) and beta of Eq. 11 rise to; 0 leaves the term out.
     boundary_weight: float = 1.0
     pixel_weight: float = 1.0
     # Section 4.1.1: alpha rises by 0.2 an epoch over the first 5 of 20; beta is 0 until epoch 12 of 20.
@@ -44,12 +47,13 @@ class nnUNetTrainerMLL(ExtendedTrainer):
     restart_learning_rate: bool = False
     # Around the bounding box of a class, in mm: how far out the distance maps are exact.
     exact_margin: float = 10.0
-    # N of section 2.4, relative to the voxels of the output it acts on; k and m.
+    # N of section 2.4, relative to the voxels of a grid four times coarser than the patch; k and m.
     points_per_voxel: float = 1.0
     oversampling: int = OVERSAMPLING
     importance: float = IMPORTANCE
 
-    _points: torch.Generator | None = None
+    _point_seed: int | None = None
+    _points: tuple[int, torch.Generator] | None = None
 
     @property
     def boundary_factor(self) -> float:
@@ -70,14 +74,14 @@ class nnUNetTrainerMLL(ExtendedTrainer):
     def configure_optimizers(self) -> tuple[Optimizer, Any]:
         """The stock optimiser and schedule, restarted where asked for."""
         optimizer, scheduler = super().configure_optimizers()
-        restart = math.ceil(self.pixel_start * self.num_epochs)
+        restart = first_epoch(self.num_epochs, self.pixel_start)
         if self.restart_learning_rate and self.pixel_weight and restart < self.num_epochs:
             scheduler = RestartingPolyLR(optimizer, self.initial_lr, self.num_epochs, restart)
         return optimizer, scheduler
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
         """The stock augmentation, and the distance maps of its outcome."""
-        stock = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        stock = super().get_training_transforms(*args, **kwargs)
         if not self.boundary_weight:
             return stock
         manager = self.label_manager
@@ -91,6 +95,11 @@ class nnUNetTrainerMLL(ExtendedTrainer):
         distance = None
         if self.boundary_weight:
             *target, distance = target
+            if not distance.is_floating_point():
+                raise UserError(
+                    f"The targets hold no distance maps: {type(self).__name__} must extend get_training_transforms, "
+                    "not replace it (or set boundary_weight to 0)."
+                )
             target = target if self.enable_deep_supervision else target[0]
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
@@ -119,11 +128,16 @@ class nnUNetTrainerMLL(ExtendedTrainer):
         return boundary_loss(torch.sigmoid(logits) if regions else torch.softmax(logits, 1)[:, 1:], distance)
 
     def _pixel(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-        """Eq. 10 on the output four times coarser, or the coarsest there is."""
-        logits = outputs[min(2, len(outputs) - 1)]
-        number = max(1, round(self.points_per_voxel * math.prod(logits.shape[2:])))
+        """Eq. 10 on one of the outputs, see the class."""
+        trained = 0
+        if self.enable_deep_supervision:
+            # Under DDP nnU-Net writes 1e-6 for no weight.
+            trained = max(i for i, weight in enumerate(self.loss.weight_factors) if weight > 1e-5)
+        logits = outputs[min(2, trained)]
+        dimensions = logits.ndim - 2
+        number = max(1, round(self.points_per_voxel * math.prod(target.shape[2:]) / 4**dimensions))
         candidates = draw_points(
-            logits.shape[0], self.oversampling * number, logits.ndim - 2, logits.device, self._point_generator()
+            logits.shape[0], self.oversampling * number, dimensions, logits.device, self._point_generator()
         )
         manager = self.label_manager
         return uncertain_point_loss(
@@ -131,22 +145,30 @@ class nnUNetTrainerMLL(ExtendedTrainer):
         )
 
     def _point_generator(self) -> torch.Generator:
-        """Own random numbers for the points: augmentation draws the same as in a stock run of the same seed."""
-        if self._points is None:
-            self._points = torch.Generator(self.device).manual_seed(torch.initial_seed() % 2**63 + self.local_rank)
-        return self._points
+        """Random numbers of the points of this epoch, on this rank.
+
+        They are drawn apart, so that augmentation draws the same as in a stock run of the same seed, and anew for every
+        epoch, so that a resumed run goes on with those it would have had, on every rank and device.
+        """
+        if self._points is None or self._points[0] != self.current_epoch:
+            if self._point_seed is None:
+                self._point_seed = torch.initial_seed() % 2**63
+            seed = np.random.SeedSequence([self._point_seed, self.current_epoch, self.local_rank])
+            generator = torch.Generator(self.device).manual_seed(int(seed.generate_state(1)[0]))
+            self._points = self.current_epoch, generator
+        return self._points[1]
 
     # ---- checkpoints ----
 
     def extension_state(self) -> dict[str, Any]:
-        """With the random numbers of the points."""
-        return {**super().extension_state(), "points": self._point_generator().get_state()}
+        """With the seed of the points."""
+        self._point_generator()
+        return {**super().extension_state(), "point_seed": self._point_seed}
 
     def load_extension_state(self, state: dict[str, Any]) -> None:
-        """With the random numbers of the points, which are those of the first rank."""
+        """With the seed of the points."""
         super().load_extension_state(state)
-        if "points" in state and self.local_rank == 0:
-            self._point_generator().set_state(state["points"].cpu())
+        self._point_seed, self._points = state.get("point_seed"), None
 
 
 class nnUNetTrainerRegionBoundary(nnUNetTrainerMLL):

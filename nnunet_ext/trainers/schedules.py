@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.optim import Optimizer
 
@@ -11,9 +13,14 @@ def ramp(epoch: int, num_epochs: int, length: float) -> float:
     return 1.0 if length <= 0 else min(1.0, epoch / (length * num_epochs))
 
 
+def first_epoch(num_epochs: int, start: float) -> int:
+    """First epoch of what begins after ``start``, a fraction of a run; rounding errors (0.55 * 100 > 55) aside."""
+    return math.ceil(round(start * num_epochs, 6))
+
+
 def step(epoch: int, num_epochs: int, start: float) -> float:
     """Weight of a term that is 0 until ``start`` (a fraction of a run), then 1."""
-    return float(epoch >= start * num_epochs)
+    return float(epoch >= first_epoch(num_epochs, start))
 
 
 class RestartingPolyLR(PolyLRScheduler):

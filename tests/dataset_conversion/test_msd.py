@@ -83,8 +83,12 @@ def test_file_of_several_gzip_members(raw, task):
 
 def test_link_mode_copies_no_voxel(raw, task):
     dataset = convert_msd(task.folder, Options(mode="link"))
-    assert not list((dataset / "imagesTr").iterdir()) + list((dataset / "labelsTr").iterdir())
+    assert not list((dataset / "imagesTr").iterdir())
     assert all(path.is_symlink() for path in (dataset / "imagesTs").iterdir())
+    # nnUNetv2_find_best_configuration reads the references as a folder, whatever dataset.json says
+    labels = sorted((dataset / "labelsTr").iterdir())
+    assert [path.name for path in labels] == sorted(path.name for path in (task.folder / "labelsTr").iterdir())
+    assert all(path.is_symlink() and path.is_file() for path in labels)
 
 
 def test_path_in_which_nnunet_would_expand_a_variable(raw, task, tmp_path, monkeypatch):

@@ -76,8 +76,11 @@ def test_a_shift_costs_its_millimetres_whatever_the_spacing():
 
 
 def test_half_precision_is_lifted_and_compiles_in_one_graph():
-    probabilities = torch.full((1, 1, 64, 64, 32), 0.5, dtype=torch.float16)
-    distance = torch.full(probabilities.shape, 300.0, dtype=torch.float16)  # their sum is far beyond float16
-    assert boundary_loss(probabilities, distance).item() == pytest.approx(150.0)
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(1, 1, 64, 64, 32, generator=generator).half()
+    distance = (300 * torch.randn(probabilities.shape, generator=generator)).half()
+    expected = (probabilities.double() * distance.double()).mean().item()
+    assert (probabilities * distance).mean().item() != pytest.approx(expected, rel=1e-4)
+    assert boundary_loss(probabilities, distance).item() == pytest.approx(expected, rel=1e-4)
     compiled = torch.compile(boundary_loss, fullgraph=True, backend="eager")
-    assert compiled(probabilities, distance).item() == pytest.approx(150.0)
+    assert compiled(probabilities, distance).item() == pytest.approx(expected, rel=1e-4)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from nnunet_ext.data.distance_maps import signed_distance_maps
+from nnunet_ext.errors import UserError
 from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
-from nnunet_ext.trainers.schedules import RestartingPolyLR, ramp, step
+from nnunet_ext.trainers.schedules import RestartingPolyLR, first_epoch, ramp, step
 from tests.trainers.building import build, random_batch
 
 MLL = "nnUNetTrainerMLL_20epochs_2iters"
@@ -55,9 +56,9 @@ def test_a_step_is_equation_11(dataset, setting):
     outputs = outputs if trainer.enable_deep_supervision else [outputs]
     foreground = torch.sigmoid(outputs[0]) if manager.has_regions else torch.softmax(outputs[0], 1)[:, 1:]
     boundary = (foreground * distance.float()).mean()
-    coarse = outputs[-1]  # of three resolutions, two outputs
-    number = round(trainer.points_per_voxel * np.prod(coarse.shape[2:]))
-    points = copy.deepcopy(trainer._point_generator())
+    coarse = outputs[0]  # of three resolutions, two outputs, of which nnU-Net gives the second no weight
+    number = round(trainer.points_per_voxel * np.prod(coarse.shape[2:]) / 4 ** (coarse.ndim - 2))
+    points = torch.Generator().set_state(trainer._point_generator().get_state())
     candidates = draw_points(2, 3 * number, coarse.ndim - 2, trainer.device, points)
     pixel = uncertain_point_loss(
         coarse, targets[0], candidates, manager.ignore_label, manager.has_regions, 3, trainer.importance
@@ -76,11 +77,21 @@ def test_a_step_is_equation_11(dataset, setting):
             assert torch.allclose(parameter.grad, gradients[name] * min(1, 12 / norm), rtol=1e-3, atol=1e-6), name
 
 
-def test_the_pixel_term_acts_four_times_coarser_than_the_grid(dataset):
-    trainer = ready(dataset)
-    outputs = [torch.randn(1, 3, n, n, n, requires_grad=True) for n in (16, 8, 4, 2)]
-    trainer._pixel(outputs, torch.zeros(1, 1, 16, 16, 16)).backward()
-    assert [output.grad is not None for output in outputs] == [False, False, True, False]
+@pytest.mark.parametrize(("outputs", "used"), [(2, 0), (3, 1), (4, 2), (6, 2)])
+def test_the_pixel_term_acts_four_times_coarser_or_on_the_coarsest_trained(dataset, outputs, used):
+    def stages(plans):
+        arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        n = outputs + 1
+        arguments |= {"n_stages": n, "features_per_stage": [4] * n, "n_conv_per_stage": [1] * n}
+        arguments |= {"n_conv_per_stage_decoder": [1] * outputs, "kernel_sizes": [[3] * 3] * n}
+        arguments["strides"] = [[1] * 3, *[[2] * 3] * outputs]
+        plans["configurations"]["3d_fullres"]["patch_size"] = [2**outputs * 2] * 3
+
+    trainer = build(dataset, MLL, change_plans=stages)
+    trainer.loss = trainer._build_loss()
+    maps = [torch.randn(1, 3, *[2**i] * 3, requires_grad=True) for i in range(outputs, 0, -1)]
+    trainer._pixel(maps, torch.zeros(1, 1, *[2**outputs] * 3)).backward()
+    assert [output.grad is not None for output in maps] == [i == used for i in range(outputs)]
 
 
 def test_ablations_leave_their_term_out(dataset):
@@ -99,19 +110,28 @@ def test_schedules_are_the_papers_over_20_epochs_and_scale_with_the_run():
     assert ramp(125, 1000, 0.25) == pytest.approx(0.5)
     assert [step(e, 1000, 0.6) for e in (599, 600)] == [0, 1]
     assert ramp(0, 20, 0.0) == 1
+    assert first_epoch(100, 0.55) == 55  # 0.55 * 100 is larger than 55
 
 
 def test_terms_follow_the_epoch_also_of_a_resumed_run(dataset, tmp_path):
     trainer = ready(dataset, epoch=2)
     assert (trainer.boundary_factor, trainer.pixel_factor) == (pytest.approx(0.4), 0)
     trainer.current_epoch = 12
-    trainer.on_train_epoch_start()
+    trainer.train_step(batch_with_distances(trainer))
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     resumed = build(dataset, MLL)
+    torch.manual_seed(77)  # a new process would not have our seed
     resumed.load_checkpoint(str(tmp_path / "c.pth"))
+    resumed.set_deep_supervision_enabled(True)
     assert resumed.current_epoch == 13
     assert (resumed.boundary_factor, resumed.pixel_factor) == (1, 1)
-    assert torch.equal(resumed._point_generator().get_state(), trainer._point_generator().get_state())
+    trainer.current_epoch = 13
+    batch = batch_with_distances(trainer)
+    expected = trainer.train_step(copy.deepcopy(batch))
+    assert resumed.train_step(batch) == pytest.approx(expected, rel=1e-5)
+    trainer.local_rank = 1
+    trainer.current_epoch = 14
+    assert not torch.equal(trainer._point_generator().get_state(), resumed._point_generator().get_state())
 
 
 def test_the_learning_rate_restarts_where_asked_for(dataset):
@@ -170,11 +190,40 @@ def test_distance_maps_are_those_of_the_augmented_target(dataset, monkeypatch):
 def test_mixed_precision_keeps_the_terms_in_float32(dataset, monkeypatch):
     trainer = ready(dataset)
     batch = batch_with_distances(trainer)
-    full = copy.deepcopy(trainer).train_step(copy.deepcopy(batch))
     monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    half = trainer.train_step(batch)
-    for name, value in full.items():
-        assert half[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+    seen = {}
+    network = trainer.network
+
+    def recorded(data):
+        seen["logits"] = network(data)[0].detach()
+        return network(data)
+
+    recorded.parameters = network.parameters
+    monkeypatch.setattr(trainer, "network", recorded)
+    output = trainer.train_step(batch)
+    assert seen["logits"].dtype == torch.bfloat16
+    expected = torch.softmax(seen["logits"].double(), 1)[:, 1:] * batch["target"][-1]
+    assert output["boundary"] == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
+def test_a_derived_trainer_that_drops_the_maps_is_told(dataset):
+    trainer = ready(dataset)
+    with pytest.raises(UserError, match="must extend get_training_transforms"):
+        trainer.train_step(random_batch(trainer))
+
+
+def test_what_the_transform_is_told_of_plans_and_labels(dataset):
+    def anisotropic(plans):
+        plans["configurations"]["3d_fullres"]["spacing"] = [5.0, 0.7, 1.3]
+
+    def added(**options):
+        trainer = build(dataset, MLL, change_plans=anisotropic, exact_margin=7.0, **options)
+        patch = trainer.configuration_manager.patch_size
+        return trainer.get_training_transforms(patch, (0, 0), None, (), True, [False]).transforms[-1]
+
+    told = added(labels={"background": 0, "liver": 1, "spleen": 2, "ignore": 3})
+    assert (told.spacing, told.labels, told.ignore_label, told.margin) == ((5.0, 0.7, 1.3), (1, 2), 3, 7.0)
+    assert added(labels=REGIONS).labels is None
 
 
 def test_the_cascade_and_residual_plans(dataset):
