@@ -21,7 +21,7 @@ from nnunet_ext.losses.partial import VoxelCrossEntropy, complete_target, pseudo
 from nnunet_ext.losses.prior import DualStep, DualVariables, mean_prediction
 from nnunet_ext.trainers.frozen_copy import FrozenCopy
 from nnunet_ext.trainers.partial_labels import PartialLabelTrainer
-from nnunet_ext.trainers.schedules import RestartingPolyLR
+from nnunet_ext.trainers.schedules import RestartingPolyLR, first_epoch
 
 Supervision = Literal["stock", "cross_entropy"]
 PriorSampling = Literal["patches", "volumes"]
@@ -72,7 +72,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     def _second_stage(self) -> int:
         """First epoch of stage 2."""
         first, second = self._thousands_of_iterations()
-        return math.ceil((first / (first + second) if self.first_stage is None else self.first_stage) * self.num_epochs)
+        return first_epoch(self.num_epochs, first / (first + second) if self.first_stage is None else self.first_stage)
 
     @property
     def _refresh_is_due(self) -> bool:

@@ -70,7 +70,8 @@ def test_images_stay_where_they_are_and_labels_get_the_numbers_of_the_full_set(s
         expected = {"f": old, "s": old, "l": np.where(old > 0, 3, 0)}[name[0]]
         np.testing.assert_array_equal(new, expected)
         assert new.any()
-    assert {path.name for path in union.rglob("*.nii.gz")} == {f"{name}.nii.gz" for name in liver}
+    written = {path.name for path in union.rglob("*.nii.gz") if not path.is_symlink()}
+    assert written == {f"{name}.nii.gz" for name in liver}
     assert read(files["liver_001"]["label"]).max() == 3
     assert (read(originals["liver_001"]["label"]) == 2).any(), "there is a tumour, and it counts as liver"
 

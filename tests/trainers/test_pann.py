@@ -215,6 +215,7 @@ def test_partial_has_no_prior(dataset):
         ("2d", 70, {}, 40, (40, 50, 60)),
         ("3d_fullres", 1000, {"refresh_interval": 0.1}, 445, (445, 545, 645, 745, 845, 945)),
         ("2d", 5, {"first_stage": 0.5}, 3, (3, 4)),
+        ("2d", 100, {"first_stage": 0.55, "refresh_interval": 1.0}, 55, (55,)),  # 0.55 * 100 is larger than 55
         ("2d", 4, {"first_stage": 0.0, "refresh_interval": 0.5}, 0, (0, 2)),
         ("2d", 4, {"first_stage": 1.0}, 4, ()),
     ],
