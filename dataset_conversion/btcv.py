@@ -93,6 +93,8 @@ def find_cases(folder: Path) -> Findings:
         raise UserError(f"{label} has no image: img{number:04d}.nii.gz is missing.")
     findings.note_missing("labelled cases", catalogue.BTCV_CASES, sorted(images))
     findings.split = block_split(findings.names("Tr"))
+    if findings.split is None:
+        findings.notes.append("no folds were written: the cases found are all of one block of 6")
     return findings
 
 
@@ -134,11 +136,12 @@ def block_split(names: Sequence[str]) -> Split | None:
         [name for name in names if int(name.rpartition("_")[2]) in numbers[i : i + 6]]
         for i in range(0, len(numbers), 6)
     ]
-    return from_blocks(
-        blocks,
-        "5 folds of 6 consecutive cases (no list was published); the last fold is the 24/6 split of MONAI's "
-        "dataset_0.json",
-    )
+    rule = "5 folds of 6 consecutive cases (no list was published)"
+    if len(names) == len(numbers):
+        rule += "; the last fold is the 24/6 split of MONAI's dataset_0.json"
+    else:
+        rule += f", as far as they are among the {len(names)} cases found"
+    return from_blocks(blocks, rule)
 
 
 if __name__ == "__main__":

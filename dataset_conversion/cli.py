@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -101,6 +102,9 @@ def _command(name: str, dataset: catalogue.Source | _Text) -> Callable[[Callable
             options = _shared(**{key: arguments.pop(key) for key in shared})
             try:
                 function(options=options, **arguments)
+            except KeyboardInterrupt:
+                print("Interrupted: the same command goes on from here.", file=sys.stderr)
+                raise typer.Exit(130) from None
             except OSError as error:  # no room on the disk, no permission, a share that went away
                 what = f"{error.filename}: " if error.filename else ""
                 raise UserError(f"{what}{error.strerror or error}.") from error

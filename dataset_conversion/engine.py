@@ -12,10 +12,13 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +177,7 @@ def convert(
     target = check_target(dataset, options)
     cases = sorted(findings.cases, key=lambda case: natural_key(case.name))
     _check_cases(cases, source)
+    _check_sources_stay(cases, target)
     _check_preprocessed_split(target.name, findings.split)
     for case in cases:
         case.check_headers()
@@ -221,6 +225,14 @@ def _check_images_differ(records: Sequence[Record], paths: Mapping[str, Path]) -
             f"Cases {one} and {other} are the same image ({paths[one]} and {paths[other]}){more}; leave one of each "
             f"out, for example with {' '.join(f'--exclude {name}' for _, name in pairs)}."
         )
+
+
+def _check_sources_stay(cases: Sequence[Case], target: Path) -> None:
+    """The dataset that is replaced must not hold what the new one is made of."""
+    for case in cases:
+        for path in case.sources():
+            if target.absolute() in path.absolute().parents or target.resolve() in path.resolve().parents:
+                raise UserError(f"{path} lies in {target}, which would be replaced; choose another -d.")
 
 
 def check_target(dataset: Dataset, options: Options) -> Path:
@@ -400,13 +412,27 @@ def _run(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
         yield from progress.track(_results(job, cases, processes), total=len(cases), description="Cases")
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C, where this thread may choose."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _results(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
     if processes == 1 or len(cases) == 1 or job.options.check == "headers":  # headers take less than starting workers
         yield from map(job, cases)
         return
     spawn = multiprocessing.get_context("spawn")  # fork is unsafe beside the progress bar's thread
     with ProcessPoolExecutor(min(processes, len(cases)), mp_context=spawn) as pool:
-        futures = [pool.submit(job, case) for case in cases]
+        with _interrupts_ignored():  # by the workers, which inherit it: this process tells the user and stops them
+            futures = [pool.submit(job, case) for case in cases]
         try:
             for future in as_completed(futures):
                 yield future.result()

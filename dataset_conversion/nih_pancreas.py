@@ -192,6 +192,8 @@ def find_cases(folder: Path, label_folder: Path) -> Findings:
             findings.cases.append(NihCase(name, "Tr", images[number], labels[number]))
     findings.note_missing("cases", catalogue.NIH_CASES, sorted(images.keys() & labels.keys()))
     findings.split = zhou_split(findings.names("Tr"))
+    if findings.split is None:
+        findings.notes.append("no folds were written: the cases found are all of one fold of Zhou et al. 2017")
     return findings
 
 

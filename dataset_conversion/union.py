@@ -206,7 +206,8 @@ def convert_union(name: str, full: int, partial: Sequence[str], options: Options
     annotated: dict[str, list[str]] = {}
     taken: dict[str, dict[str, list[str]]] = {base.name: {organ: [organ] for organ in organs}}
     mapping = [(base.labels[label], value) for label, value in labels.items() if label in base.labels]
-    for case in _cases(base, mapping, annotated, findings, exclude):
+    seen: set[str] = set()  # excluded cases too: names do not depend on what is left out
+    for case in _cases(base, mapping, seen, findings, exclude):
         annotated[case] = organs
     full_names = list(annotated)
     for request, source in zip(requests, others, strict=True):
@@ -215,7 +216,7 @@ def convert_union(name: str, full: int, partial: Sequence[str], options: Options
         taken[source.name] = by_organ
         mapping = [(source.labels[label], labels[organ]) for organ, group in by_organ.items() for label in group]
         mapping += [(source.labels[label], labels[label]) for label in (BACKGROUND, IGNORE) if label in source.labels]
-        for case in _cases(source, mapping, annotated, findings, exclude):
+        for case in _cases(source, mapping, seen, findings, exclude):
             annotated[case] = [organ for organ in organs if organ in by_organ]
     unknown = [case for case in exclude if case not in findings.skipped]
     if unknown:
@@ -243,12 +244,16 @@ def convert_union(name: str, full: int, partial: Sequence[str], options: Options
 def _cases(
     source: RawDataset,
     mapping: Iterable[tuple[int, int]],
-    taken: Mapping[str, Any],
+    seen: set[str],
     findings: Findings,
     exclude: Sequence[str],
 ) -> list[str]:
-    """Add the cases of one dataset to the findings; gives their names, with the id in front where one is taken."""
-    clashes = [name for name in source.cases if name in taken]
+    """Add the cases of one dataset to the findings and their names to ``seen``, with the id in front where one is.
+
+    Returns:
+        The names of those that are not excluded.
+    """
+    clashes = [name for name in source.cases if name in seen]
     prefix = f"{source.name[: len('Dataset000')]}_" if clashes else ""
     if clashes:
         findings.notes.append(
@@ -257,6 +262,7 @@ def _cases(
     names = []
     for name, (images, label) in source.cases.items():
         new = prefix + name
+        seen.add(new)
         if new in exclude:
             findings.skipped[new] = "left out with --exclude"
             continue
@@ -303,16 +309,20 @@ def match_labels(
         if label in used:
             continue
         only = next(iter(result)) if len(result) == 1 else None
-        if only is None or not is_lesion_of(label, only) or any(is_lesion_of(organ, only) for organ in organs):
+        # a lesion without an organ in its name belongs to the only organ of its dataset
+        alone = all(other in result.get(only or "", ()) or is_lesion_of(other, only or "") for other in open_labels)
+        if only is None or not alone or not is_lesion_of(label, only) or any(is_lesion_of(o, only) for o in organs):
             raise UserError(
                 f"--partial {request.text} does not say what {label} of {source.name} is: write ORGAN=LABEL+{label} to "
-                f"count it as an organ, or add ,-{label} to leave it out (its voxels then say nothing)."
+                f"count it as an organ, or add ,-{label} to leave it out (its voxels then are no organ named here)."
             )
         result[only].append(label)
     for organ, group in result.items():
         findings.notes.append(f"{organ} is what {source.name} calls {' and '.join(group)}")
     if left_out:
-        findings.notes.append(f"{', '.join(left_out)} of {source.name} is left out, its voxels count as not annotated")
+        findings.notes.append(
+            f"{', '.join(left_out)} of {source.name} is left out: its voxels count as not {' or '.join(result)}"
+        )
     return result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def read_label_map(path: Path, reader: type) -> LabelMap:
     """
     read = {"SimpleITKIO": _read_simpleitk, "NibabelIO": _read_nibabel}.get(reader.__name__)
     try:
+        _check_complete(path)
         if read is not None:
             array, spacing, affine, flat = read(path)
         else:
@@ -96,6 +98,27 @@ def read_label_map(path: Path, reader: type) -> LabelMap:
     except Exception as error:  # whatever a reader throws at a broken file, the user needs the file's name
         first_line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UnreadableError(f"{path} cannot be read as a label map: {first_line}") from error
+
+
+def _check_complete(path: Path) -> None:
+    """Raise if a NIfTI file ends early or its checksum is wrong: SimpleITK reads zeros for what is missing."""
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
+        return
+    import nibabel
+    from isal import igzip
+
+    if name.endswith(".gz"):
+        length = 0
+        with igzip.open(path) as stream:
+            while chunk := stream.read(1 << 22):
+                length += len(chunk)
+    else:
+        length = path.stat().st_size
+    image: Any = nibabel.load(path)
+    expected = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+    if length < expected:
+        raise ValueError(f"it is truncated, with {length} bytes of {expected}")
 
 
 def _read_simpleitk(path: Path) -> tuple[np.ndarray, tuple[float, ...], tuple[float, ...], bool]:

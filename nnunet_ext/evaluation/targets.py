@@ -14,6 +14,8 @@ from nnunet_ext.evaluation.conventions import Conventions
 FOREGROUND = "foreground"
 """Name of the mean over all classes."""
 
+_LESIONS = ("tumor", "tumour", "lesion", "cancer", "metasta", "cyst")
+
 
 @dataclass(frozen=True)
 class Target:
@@ -85,13 +87,25 @@ def label_scheme(dataset_json: Mapping[str, Any], conventions: Conventions | Non
     if not classes:
         raise UserError("dataset.json declares no class besides background")
     if conventions is not None and conventions.lesions_belong_to_organ and not has_regions:
-        first = min(classes, key=lambda name: classes[name])
-        classes[first] = tuple(sorted(v for members in classes.values() for v in members))
+        classes = _with_lesions(classes)
     targets = tuple(
         Target(name, _key(declared[name], members, has_regions), members) for name, members in classes.items()
     )
     labels = sorted({0, *(v for members in values.values() for v in members)})
     return LabelScheme(targets, tuple(labels), ignore)
+
+
+def _with_lesions(classes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The organ as the union of itself and its lesion, which are the two classes there are."""
+    organ, *others = sorted(classes, key=lambda name: classes[name])
+    if not others:
+        return classes
+    if len(others) > 1 or not any(word in others[0].lower() for word in _LESIONS):
+        raise UserError(
+            f"dataset.json declares {', '.join(classes)}, and the convention that lesions belong to their organ "
+            "(preset lits) is for an organ and its lesions; choose another preset."
+        )
+    return {**classes, organ: (*classes[organ], *classes[others[0]])}
 
 
 def _key(declared: object, members: tuple[int, ...], has_regions: bool) -> str:

@@ -117,12 +117,15 @@ class DualVariables:
         """
         mean = mean.to(self.prior)
         if self.step == "scaled":
-            self.nu = _dual(-1 / self.nu + rate * (mean + 1 / self.nu))
-            self.mu = _dual(-1 / self.mu + rate * (1 - mean + 1 / self.mu))
+            nu = _dual(-1 / self.nu + rate * (mean + 1 / self.nu))
+            mu = _dual(-1 / self.mu + rate * (1 - mean + 1 / self.mu))
         else:
             lowest = -1 / SMALLEST_PROPORTION
-            self.nu = (self.nu + rate * self.prior * (mean + 1 / self.nu)).clamp(lowest, -1)
-            self.mu = (self.mu + rate * (1 - self.prior) * (1 - mean + 1 / self.mu)).clamp(lowest, -1)
+            nu = (self.nu + rate * self.prior * (mean + 1 / self.nu)).clamp(lowest, -1)
+            mu = (self.mu + rate * (1 - self.prior) * (1 - mean + 1 / self.mu)).clamp(lowest, -1)
+        # A step that overflowed in half precision is skipped for the network, and must not stay in the duals.
+        finite = torch.isfinite(mean)
+        self.nu, self.mu = torch.where(finite, nu, self.nu), torch.where(finite, mu, self.mu)
 
     def loss(self, mean: torch.Tensor) -> torch.Tensor:
         """:func:`prior_aware_loss` of a batch with the duals as they are."""

@@ -92,12 +92,18 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
 
     def check_supported(self) -> None:
         """The options too."""
-        for option, choices in (("supervision", Supervision), ("prior_sampling", PriorSampling)):
+        choices_of = {"supervision": Supervision, "prior_sampling": PriorSampling, "dual_step": DualStep}
+        for option, choices in choices_of.items():
             if getattr(self, option) not in get_args(choices):
                 raise UserError(
                     f"{option} of {type(self).__name__} must be one of {', '.join(get_args(choices))}, "
                     f"got {getattr(self, option)!r}."
                 )
+        if not 0 <= (self.first_stage or 0) <= 1 or self.prior_patches < 1:
+            raise UserError(
+                f"first_stage of {type(self).__name__} is a fraction of the run, and prior_patches at least 1; "
+                f"got {self.first_stage} and {self.prior_patches}."
+            )
         super().check_supported()
 
     def _build_loss(self) -> nn.Module:

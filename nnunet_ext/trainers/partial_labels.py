@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
@@ -99,6 +100,15 @@ class PartialLabelTrainer(ExtendedTrainer):
                 f"Fold {self.fold} of {folder}/splits_final.json has no fully labelled case to "
                 f"{'train' if partial == len(training) else 'validate'} on, and {name} needs both: mend the fold."
             )
+        if self.is_cascaded:
+            previous = Path(self.folder_with_segs_from_previous_stage)
+            lacking = [case for case in training if not list(previous.glob(f"{case}.*"))]
+            if lacking:
+                raise UserError(
+                    f"{previous} has no prediction of {lacking[0]} ({len(lacking)} of {len(training)} training cases "
+                    "lack one): nnU-Net predicts the cases that some fold validates on, which partially labelled ones "
+                    f"are not, so train {name} with 3d_fullres or 3d_lowres."
+                )
         if not partial:
             raise UserError(
                 f"Fold {self.fold} of {folder}/splits_final.json has no partially labelled case to train on: mend the "

@@ -306,7 +306,8 @@ def test_label_with_another_geometry_gets_that_of_the_image(raw, task):
     warnings = json.loads((dataset / "conversion_report.json").read_text())["warnings"]
     assert list(warnings) == ["phantomabdomen_002"]
     assert "label header differs from the image's in spacing" in warnings["phantomabdomen_002"][0]
-    assert [path.name for path in (dataset / "labelsTr").iterdir()] == ["phantomabdomen_002.nii.gz"]
+    written = [path.name for path in (dataset / "labelsTr").iterdir() if not path.is_symlink()]
+    assert written == ["phantomabdomen_002.nii.gz"]
 
 
 def test_header_rounding_is_silent(raw, task):

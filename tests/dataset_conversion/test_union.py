@@ -218,6 +218,21 @@ def test_names_that_occur_twice_get_the_id_in_front(sources, raw, tmp_path):
     assert any("Dataset095_ put before their names" in note for note in report(union)["notes"])
 
 
+def test_a_union_never_replaces_what_it_is_made_of(sources):
+    before = [snapshot(source) for source in sources]
+    with pytest.raises(UserError, match="choose another -d"):
+        convert_union("Spleen", 91, ["92:spleen"], Options(dataset_id=92, overwrite=True, mode="copy"))
+    assert [snapshot(source) for source in sources] == before
+
+
+def test_names_do_not_depend_on_what_is_left_out(sources, raw, tmp_path):
+    convert(tmp_path, 95, "Full", ("spleen",), 2, 9)  # its cases are called as those of the first
+    union = convert_union("Union", 91, ["95:spleen"], OPTIONS, exclude=["full_001"])
+    names = json.loads((union / "dataset.json").read_text())["annotated_labels"]
+    assert "full_001" not in names
+    assert {"Dataset095_full_001", "Dataset095_full_002"} < names.keys()
+
+
 def test_several_channels_and_the_ignore_label(raw, tmp_path):
     modalities = {"T1 in": MR_T1_IN_PHASE, "T1 out": MR_T1_OPPOSED_PHASE}
     convert(tmp_path, 91, "Full", ("spleen", "liver"), 3, 1, modalities=modalities)

@@ -93,6 +93,26 @@ def test_a_broken_file_is_named_in_one_line(tmp_path):
     assert reader(".nii.gz", examples=[file, good]).__name__ == "SimpleITKIO"
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("name", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+@pytest.mark.parametrize("damage", ["cut", "checksum"])
+def test_a_truncated_file_is_not_filled_with_background(tmp_path, ending, name, damage):
+    rng = np.random.default_rng(0)
+    file = tmp_path / f"damaged{ending}"
+    nibabel.save(nibabel.Nifti1Image(rng.integers(0, 3, (20, 20, 20)).astype(np.uint8), np.eye(4)), file)
+    content = file.read_bytes()
+    read_label_map(file, reader(ending, name))
+    if damage == "checksum":
+        if ending == ".nii":
+            pytest.skip("uncompressed files have no checksum")
+        content = content[:-8] + bytes([content[-8] ^ 1]) + content[-7:]
+    else:
+        content = content[: len(content) * 2 // 3]
+    file.write_bytes(content)
+    with pytest.raises(UnreadableError, match=r"damaged\.nii"):
+        read_label_map(file, reader(ending, name))
+
+
 def test_unknown_formats():
     with pytest.raises(UserError, match=r"\.jpg"):
         reader(".jpg")

@@ -35,6 +35,14 @@ def test_lits_liver_includes_its_tumours():
     assert [(t.key, t.members) for t in found.targets] == [("(1, 2)", (1, 2)), ("2", (2,))]
 
 
+@pytest.mark.parametrize("others", [("tumour", "spleen"), ("spleen",), ("gallbladder", "left_kidney")])
+def test_other_classes_are_not_merged_into_a_liver(others):
+    labels = {"background": 0, "liver": 1} | {name: i for i, name in enumerate(others, start=2)}
+    with pytest.raises(UserError, match=others[0]):
+        scheme(labels, "lits")
+    assert len(scheme({"background": 0, "liver": 1}, "lits").targets[0].members) == 1
+
+
 @pytest.mark.parametrize("labels", [{"background": 0}, {"background": 0, "ignore": 1}, {"background": 0, "a": "x"}])
 def test_nothing_to_evaluate(labels):
     with pytest.raises(UserError, match=r"dataset\.json"):

@@ -173,3 +173,15 @@ def test_half_precision_is_lifted_and_compiles_in_one_graph():
     compiled = torch.compile(mean_prediction, fullgraph=True, backend="eager")
     assert compiled(logits.half()).dtype == torch.float32
     assert torch.allclose(compiled(logits.half()).double(), mean_prediction(logits), rtol=1e-3)
+
+
+@pytest.mark.parametrize("step", ["scaled", "plain"])
+def test_a_batch_that_overflowed_does_not_stay_in_the_duals(step):
+    duals = DualVariables(torch.tensor([0.9, 0.1]), step)
+    duals.ascend(torch.tensor([0.8, 0.2]), 0.1)
+    nu, mu = duals.nu.clone(), duals.mu.clone()
+    duals.ascend(torch.tensor([float("nan"), 0.3]), 0.1)
+    assert duals.nu[0] == nu[0]
+    assert duals.mu[0] == mu[0]
+    assert duals.nu[1] != nu[1]
+    assert torch.isfinite(duals.loss(torch.tensor([0.9, 0.1])))
