@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -108,6 +109,11 @@ def run(arguments: argparse.Namespace) -> None:
         list(pool.map(one, jobs))
 
 
+def with_spread(mean: float, spread: float, sign: str = "") -> str:
+    """Mean ± standard deviation, which a single fold has not."""
+    return f"{mean:{sign}.4f}" + ("" if math.isnan(spread) else f" ± {spread:.4f}")
+
+
 def report(arguments: argparse.Namespace) -> None:
     """Tables of all finished runs: mean over cases in each fold, then mean and spread over folds."""
     import pandas as pd
@@ -144,9 +150,9 @@ def report(arguments: argparse.Namespace) -> None:
     stock = by_fold.xs(arguments.trainers[0], level="trainer")["Dice"]
     for (trainer, label), values in by_fold.groupby(["trainer", "label"], sort=False):
         mean, spread = values.mean(), values.std(ddof=1)
-        cells = [f"{mean[m]:.4f} ± {spread[m]:.4f}" for m in metrics]
+        cells = [with_spread(mean[m], spread[m]) for m in metrics]
         difference = values["Dice"].droplevel(["trainer", "label"]) - stock.xs(label, level="label")
-        cells.append(f"{difference.mean():+.4f} ± {difference.std(ddof=1):.4f}")
+        cells.append(with_spread(difference.mean(), difference.std(ddof=1), "+"))
         lines.append(f"| {trainer} | {label} | " + " | ".join(cells) + " |")
     tests = as_frame(compare(evaluations, metrics))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

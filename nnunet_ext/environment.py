@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -37,21 +38,18 @@ def require_nnunet() -> str:
     return version
 
 
-def require_folders() -> dict[str, Path]:
-    """Return nnU-Net's three folders.
+def require_folder(variable: str) -> Path:
+    """Return one of nnU-Net's three folders.
 
     Raises:
-        UserError: a variable is unset, or its folder does not exist.
+        UserError: the variable is unset, or its folder does not exist.
     """
-    folders = {}
-    for variable in FOLDER_VARIABLES:
-        value = os.environ.get(variable)
-        if not value:
-            raise UserError(f"The environment variable {variable} is not set: export {variable}=/path/to/a/folder.")
-        if not Path(value).is_dir():
-            raise UserError(f"{variable} points at {value}, which is not a folder: create it or change the variable.")
-        folders[variable] = Path(value)
-    return folders
+    value = os.environ.get(variable)
+    if not value:
+        raise UserError(f"The environment variable {variable} is not set: export {variable}=/path/to/a/folder.")
+    if not Path(value).is_dir():
+        raise UserError(f"{variable} points at {value}, which is not a folder: create it or change the variable.")
+    return Path(value)
 
 
 def require_plugin() -> str:
@@ -118,7 +116,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("nnunet_ext", True, __version__)
     checks: dict[str, Callable[[], object]] = {
         "nnunetv2": require_nnunet,
-        "folders": lambda: ", ".join(f"{name}={path}" for name, path in require_folders().items()),
+        **{variable: partial(require_folder, variable) for variable in FOLDER_VARIABLES},
         "plugin folder": require_plugin,
         "torch": lambda: metadata.version("torch"),
         "device": describe_device,

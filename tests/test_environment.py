@@ -38,5 +38,9 @@ def test_a_missing_nnunet_is_a_finding_and_no_traceback(monkeypatch):
 
 def test_unset_folders(monkeypatch):
     monkeypatch.delenv("nnUNet_raw", raising=False)
+    monkeypatch.setenv("nnUNet_results", "/no/such/folder")
     with pytest.raises(UserError, match="nnUNet_raw is not set: export nnUNet_raw="):
-        environment.require_folders()
+        environment.require_folder("nnUNet_raw")
+    findings = {finding.subject: finding for finding in environment.examine()}
+    assert "is not set" in findings["nnUNet_raw"].message  # all that is wrong, in one run
+    assert "is not a folder" in findings["nnUNet_results"].message

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def __getattr__(name: str) -> type[nnUNetTrainer]:
 
 def did_you_mean(name: str) -> str:
     """A sentence that names the closest known trainers, for a name that was not found."""
+    if re.search(r"_0+(epochs?|iters?)(_|$)", name):
+        return f"There is no trainer called {name}: a run has at least 1 epoch of at least 1 iteration."
     base_name = split_run_length(name)[0]
     suffix = name[len(base_name) :]
     # Trainer names share a long prefix, which would make all of them look alike; case is what people get wrong.

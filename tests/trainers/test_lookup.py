@@ -102,6 +102,11 @@ def test_did_you_mean(wrong, right):
     assert f"did you mean {right}" in did_you_mean(wrong)
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerRefinedGAN_0epochs", "nnUNetTrainer_3epochs_0iters"])
+def test_a_run_of_nothing(name):
+    assert "at least 1 epoch" in did_you_mean(name)
+
+
 def test_unknown_name_is_one_sentence_when_ours_is_the_last_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, plugin_folder())
     with pytest.raises(UserError, match="did you mean nnUNetTrainerRefinedGAN"):
