@@ -12,6 +12,8 @@ import torch
 from nnunet_ext.trainers.lookup import find_trainer
 from tests.conftest import PLANS, Dataset
 
+REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
+
 
 def build(
     dataset: Dataset,
@@ -37,6 +39,20 @@ def build(
     for attribute, value in attributes.items():
         setattr(made, attribute, value)
     return made
+
+
+def cascade(plans: dict) -> None:
+    """Plans with the two stages of the cascade, both as 3d_fullres."""
+    configurations = plans["configurations"]
+    configurations["3d_lowres"] = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+
+
+def residual(plans: dict) -> None:
+    """Plans with a residual encoder."""
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+    architecture["arch_kwargs"]["n_blocks_per_stage"] = architecture["arch_kwargs"].pop("n_conv_per_stage")
 
 
 def random_batch(trainer: Any, seed: int = 0) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from nnunet_ext.data.distance_maps import signed_distance_maps
 from nnunet_ext.errors import UserError
 from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
 from nnunet_ext.trainers.schedules import RestartingPolyLR, first_epoch, ramp, step
-from tests.trainers.building import build, random_batch
+from tests.trainers.building import REGIONS, build, cascade, random_batch, residual
 
 MLL = "nnUNetTrainerMLL_20epochs_2iters"
-REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
 SETTINGS = {
     "3d": {},
     "2d": {"configuration": "2d"},
@@ -227,16 +226,6 @@ def test_what_the_transform_is_told_of_plans_and_labels(dataset):
 
 
 def test_the_cascade_and_residual_plans(dataset):
-    def cascade(plans):
-        configurations = plans["configurations"]
-        configurations["3d_lowres"] = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
-        configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-
-    def residual(plans):
-        architecture = plans["configurations"]["3d_fullres"]["architecture"]
-        architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-        architecture["arch_kwargs"]["n_blocks_per_stage"] = architecture["arch_kwargs"].pop("n_conv_per_stage")
-
     for options in ({"configuration": "3d_cascade_fullres", "change_plans": cascade}, {"change_plans": residual}):
         trainer = ready(dataset, **options)
         assert np.isfinite(trainer.train_step(batch_with_distances(trainer))["loss"])

@@ -11,11 +11,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.errors import UserError
 from nnunet_ext.losses.prior import DualVariables
 from nnunet_ext.trainers.frozen_copy import FrozenCopy
-from tests.trainers.building import build, random_batch
+from tests.trainers.building import REGIONS, build, cascade, random_batch, residual
 
 PANN, PARTIAL = "nnUNetTrainerPaNN_18epochs_2iters", "nnUNetTrainerPartial_18epochs_2iters"
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
-REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
 SETTINGS = {
     "3d": {},
     "2d": {"configuration": "2d"},
@@ -402,16 +401,13 @@ def test_mixed_precision_keeps_the_terms_in_float32(dataset, monkeypatch):
 
 
 def test_the_cascade_and_residual_plans(dataset):
-    def cascade(plans):
-        configurations = plans["configurations"]
-        configurations["3d_lowres"] = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
-        configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-
-    def residual(plans):
-        architecture = plans["configurations"]["3d_fullres"]["architecture"]
-        architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-        architecture["arch_kwargs"]["n_blocks_per_stage"] = architecture["arch_kwargs"].pop("n_conv_per_stage")
-
+    trainer = made(dataset, configuration="3d_cascade_fullres", change_plans=cascade)
+    with pytest.raises(UserError, match="has no prediction of"):
+        trainer.initialize()
+    previous = Path(trainer.folder_with_segs_from_previous_stage)
+    previous.mkdir(parents=True)
+    for case in trainer.do_split()[0]:
+        (previous / f"{case}.b2nd").touch()
     for options in ({"configuration": "3d_cascade_fullres", "change_plans": cascade}, {"change_plans": residual}):
         trainer = ready(dataset, **options)
         assert np.isfinite(trainer.train_step(mixed_batch(trainer))["loss"])

@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional
 
 from nnunet_ext.errors import UserError
-from tests.trainers.building import build, random_batch
+from tests.trainers.building import REGIONS, build, cascade, random_batch, residual
 
 GAN = "nnUNetTrainerRefinedGAN"
-REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
 
 
 def reference_step(trainer, batch):
@@ -132,11 +131,6 @@ def test_anisotropic_plans_give_anisotropic_discriminators(dataset):
 
 
 def test_residual_encoder_plans(dataset):
-    def residual(plans):
-        architecture = plans["configurations"]["3d_fullres"]["architecture"]
-        architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-        architecture["arch_kwargs"]["n_blocks_per_stage"] = architecture["arch_kwargs"].pop("n_conv_per_stage")
-
     trainer = build(dataset, GAN, change_plans=residual)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
@@ -202,11 +196,6 @@ def test_the_network_is_that_of_stock_nnunet(dataset, tmp_path):
 
 
 def test_the_cascade_configuration(dataset):
-    def cascade(plans):
-        configurations = plans["configurations"]
-        configurations["3d_lowres"] = {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"}
-        configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-
     trainer = build(dataset, GAN, configuration="3d_cascade_fullres", change_plans=cascade)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
