@@ -205,7 +205,7 @@ def convert(
 
 def _check_cases(cases: Sequence[Case], source: Path) -> None:
     if not any(case.subset == "Tr" for case in cases):
-        raise UserError(f"{source} holds no labelled case.")
+        raise UserError(f"{source} holds no labelled case of this dataset; --help says what to point at.")
     name, count = Counter(case.name for case in cases).most_common(1)[0]
     if count > 1:
         first, second = [case.image_path for case in cases if case.name == name][:2]

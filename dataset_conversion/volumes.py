@@ -179,6 +179,8 @@ def _checked_nifti_header(path: Path) -> NiftiHeader | None:
         The header; None if only nibabel understands it.
     """
     size = path.stat().st_size
+    if size == 0:
+        raise UserError(f"{path} is empty; download or unpack it again.")
     with path.open("rb") as raw:
         beginning = raw.read(ENOUGH)
         raw.seek(max(0, size - 4))

@@ -245,7 +245,8 @@ def test_test_image_named_like_a_training_image(raw, task):
         (lambda t: truncate(image(t, 3)), r"imagesTr/phantomabdomen_003.nii.gz is truncated"),
         (lambda t: truncate(image(t, 3, "labelsTr")), r"labelsTr/phantomabdomen_003.nii.gz is truncated"),
         (lambda t: truncate(image(t, 4, "imagesTs")), r"imagesTs/phantomabdomen_004.nii.gz is truncated"),
-        (lambda t: image(t, 1).write_bytes(b""), r"phantomabdomen_001.nii.gz is not gzip-compressed"),
+        (lambda t: image(t, 1).write_bytes(b""), r"phantomabdomen_001.nii.gz is empty"),
+        (lambda t: image(t, 1).write_bytes(b"x" * 1000), r"phantomabdomen_001.nii.gz is not gzip-compressed"),
         (lambda t: image(t, 1).write_bytes(gzip.compress(b"x" * 1000)), "is not a readable NIfTI file"),
     ],
 )
