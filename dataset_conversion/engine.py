@@ -229,9 +229,12 @@ def _check_images_differ(records: Sequence[Record], paths: Mapping[str, Path]) -
 
 def _check_sources_stay(cases: Sequence[Case], target: Path) -> None:
     """The dataset that is replaced must not hold what the new one is made of."""
+    if not target.exists():
+        return
+    absolute, resolved = target.absolute(), target.resolve()
     for case in cases:
         for path in case.sources():
-            if target.absolute() in path.absolute().parents or target.resolve() in path.resolve().parents:
+            if absolute in path.absolute().parents or resolved in path.resolve().parents:
                 raise UserError(f"{path} lies in {target}, which would be replaced; choose another -d.")
 
 

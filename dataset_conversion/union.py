@@ -24,6 +24,7 @@ from dataset_conversion.organs import canonical, is_lesion_of
 from dataset_conversion.source import children
 from dataset_conversion.splits import Split, k_folds
 from dataset_conversion.volumes import Volume, read_header, read_volume
+from nnunet_ext.data.label_sets import KEY
 from nnunet_ext.errors import UserError
 
 BACKGROUND, IGNORE = "background", "ignore"
@@ -235,7 +236,7 @@ def convert_union(name: str, full: int, partial: Sequence[str], options: Options
         licence="; ".join(dict.fromkeys(source.licence for source in sources if source.licence)),
         reference="; ".join(dict.fromkeys(source.reference for source in sources if source.reference)),
         file_ending=base.file_ending,
-        extra={"annotated_labels": annotated, "union_of": taken},
+        extra={KEY: annotated, "union_of": taken},
     )
     check_target(dataset, options)
     return convert(dataset, findings, options, source=base.folder)
@@ -380,8 +381,8 @@ def read_raw_dataset(number: int) -> RawDataset:
         ending = str(content["file_ending"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} has no usable labels, channel_names or file_ending.") from error
-    if "annotated_labels" in content:
-        raise UserError(f"{path} has annotated_labels: it is a union itself, so name the datasets that it was made of.")
+    if KEY in content:
+        raise UserError(f"{path} has {KEY}: it is a union itself, so name the datasets that it was made of.")
     if not all(isinstance(value, int) for value in labels.values()):
         raise UserError(f"{path} has regions, of which no union can be made: use plain labels.")
     if sorted(labels.values()) != list(range(len(labels))) or labels.get(BACKGROUND) != 0:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.data.label_sets import KEY
 from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation.cases import CasePair, find_cases, missing_message, model_folder
 from nnunet_ext.evaluation.conventions import Conventions
@@ -89,7 +90,7 @@ def evaluate_folders(
     num_processes = max(1, min(num_processes, len(cases.pairs)))
     if cache_dir is not None:
         make_folder(cache_dir)
-    annotated = dataset_json.get("annotated_labels", {})
+    annotated = dataset_json.get(KEY, {})
     job = Job(scheme, conventions, reader, allow_missing, annotated, cache_dir, threads=-1 if num_processes == 1 else 1)
 
     records: list[Record] = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.data.label_sets import label_values
 from nnunet_ext.errors import UserError
 from nnunet_ext.evaluation.conventions import Conventions
 
@@ -75,10 +76,7 @@ def label_scheme(dataset_json: Mapping[str, Any], conventions: Conventions | Non
     """
     declared: Mapping[str, Any] = dataset_json["labels"]
     try:
-        values = {
-            name: tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
-            for name, value in declared.items()
-        }
+        values = {name: label_values(value) for name, value in declared.items()}
     except (TypeError, ValueError) as error:
         raise UserError(f"labels of dataset.json must be integers or lists of integers: {error}") from error
     ignore = values["ignore"][0] if "ignore" in values else None

@@ -13,6 +13,14 @@ from nnunet_ext.trainers.lookup import find_trainer
 from tests.conftest import PLANS, Dataset
 
 REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
+# What every trainer has to work with, as options of build.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "3d": {},
+    "2d": {"configuration": "2d"},
+    "ignore label": {"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}},
+    "regions": {"labels": REGIONS},
+    "regions with ignore label": {"labels": {**REGIONS, "ignore": 3}},
+}
 
 
 def build(
@@ -75,3 +83,16 @@ def random_batch(trainer: Any, seed: int = 0) -> dict[str, Any]:
             labels = torch.cat([torch.isin(labels, m.short()) for m in members], 1)
         target.append(labels)
     return {"data": data, "target": target if trainer.enable_deep_supervision else target[0], "keys": ["a", "b"]}
+
+
+def assert_loads_into_stock(dataset: Dataset, trainer: Any, filename: str) -> None:
+    """A checkpoint of the trainer must load into the stock trainer, weight by weight."""
+    trainer.save_checkpoint(filename)
+    stock = build(dataset, "nnUNetTrainer_1epochs")
+    stock.initialize()
+    stock.load_checkpoint(filename)
+    for (name, p), (stock_name, q) in zip(
+        trainer.network.named_parameters(), stock.network.named_parameters(), strict=True
+    ):
+        assert name == stock_name
+        assert torch.equal(p, q)

@@ -10,15 +10,12 @@ from nnunet_ext.data.distance_maps import signed_distance_maps
 from nnunet_ext.errors import UserError
 from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
 from nnunet_ext.trainers.schedules import RestartingPolyLR, first_epoch, ramp, step
+from tests.trainers import building
 from tests.trainers.building import REGIONS, build, cascade, random_batch, residual
 
 MLL = "nnUNetTrainerMLL_20epochs_2iters"
 SETTINGS = {
-    "3d": {},
-    "2d": {"configuration": "2d"},
-    "ignore label": {"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}},
-    "regions": {"labels": REGIONS},
-    "regions with ignore label": {"labels": {**REGIONS, "ignore": 3}},
+    **building.SETTINGS,
     "no deep supervision": {"enable_deep_supervision": False},
     "weights": {"boundary_weight": 0.3, "pixel_weight": 0.7, "points_per_voxel": 0.5, "importance": 0.5},
 }

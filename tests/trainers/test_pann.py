@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.errors import UserError
 from nnunet_ext.losses.prior import DualVariables
 from nnunet_ext.trainers.frozen_copy import FrozenCopy
-from tests.trainers.building import REGIONS, build, cascade, random_batch, residual
+from tests.trainers.building import REGIONS, assert_loads_into_stock, build, cascade, random_batch, residual
 
 PANN, PARTIAL = "nnUNetTrainerPaNN_18epochs_2iters", "nnUNetTrainerPartial_18epochs_2iters"
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
@@ -365,15 +365,7 @@ def test_validation_is_on_full_cases_only(dataset):
 
 def test_the_network_is_that_of_stock_nnunet(dataset, tmp_path):
     trainer = ready(dataset)
-    trainer.save_checkpoint(str(tmp_path / "pann.pth"))
-    stock = build(dataset, "nnUNetTrainer_1epochs")
-    stock.initialize()
-    stock.load_checkpoint(str(tmp_path / "pann.pth"))
-    for (name, p), (stock_name, q) in zip(
-        trainer.network.named_parameters(), stock.network.named_parameters(), strict=True
-    ):
-        assert name == stock_name
-        assert torch.equal(p, q)
+    assert_loads_into_stock(dataset, trainer, str(tmp_path / "pann.pth"))
 
 
 def test_a_checkpoint_of_stage_2_without_our_state_starts_anew(dataset, monkeypatch):

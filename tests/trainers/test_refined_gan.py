@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from nnunet_ext.errors import UserError
-from tests.trainers.building import REGIONS, build, cascade, random_batch, residual
+from tests.trainers import building
+from tests.trainers.building import assert_loads_into_stock, build, cascade, random_batch, residual
 
 GAN = "nnUNetTrainerRefinedGAN"
 
@@ -54,11 +55,7 @@ def reference_step(trainer, batch):
 
 
 SETTINGS = {
-    "3d": {},
-    "2d": {"configuration": "2d"},
-    "ignore label": {"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}},
-    "regions": {"labels": REGIONS},
-    "regions with ignore label": {"labels": {**REGIONS, "ignore": 3}},
+    **building.SETTINGS,
     "saturating": {"generator_form": "saturating"},
     "non-saturating": {"generator_form": "non_saturating"},
     "strong": {"adversarial_weights": (0.5, 0.3)},
@@ -184,15 +181,7 @@ def test_basic_dice_has_no_cross_entropy_and_weights_follow_equation_4(dataset):
 def test_the_network_is_that_of_stock_nnunet(dataset, tmp_path):
     trainer = build(dataset, GAN)
     trainer.initialize()
-    trainer.save_checkpoint(str(tmp_path / "gan.pth"))
-    stock = build(dataset, "nnUNetTrainer_1epochs")
-    stock.initialize()
-    stock.load_checkpoint(str(tmp_path / "gan.pth"))
-    for (name, p), (stock_name, q) in zip(
-        trainer.network.named_parameters(), stock.network.named_parameters(), strict=True
-    ):
-        assert name == stock_name
-        assert torch.equal(p, q)
+    assert_loads_into_stock(dataset, trainer, str(tmp_path / "gan.pth"))
 
 
 def test_the_cascade_configuration(dataset):
