@@ -18,8 +18,7 @@ from torch.optim import Optimizer
 
 from nnunet_ext.data.distance_maps import AddDistanceMaps
 from nnunet_ext.errors import UserError
-from nnunet_ext.losses.boundary import boundary_loss
-from nnunet_ext.losses.precision import full_precision
+from nnunet_ext.losses.boundary import boundary_loss_of_logits
 from nnunet_ext.losses.uncertain_points import IMPORTANCE, OVERSAMPLING, draw_points, uncertain_point_loss
 from nnunet_ext.trainers.extended import ExtendedTrainer
 from nnunet_ext.trainers.region_loss import RegionLoss, choose_region_loss
@@ -123,9 +122,7 @@ class nnUNetTrainerMLL(ExtendedTrainer):
 
     def _boundary(self, logits: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
         """Eq. 6 of the foreground."""
-        logits = full_precision(logits)
-        regions = self.label_manager.has_regions
-        return boundary_loss(torch.sigmoid(logits) if regions else torch.softmax(logits, 1)[:, 1:], distance)
+        return boundary_loss_of_logits(logits, distance, self.label_manager.has_regions)
 
     def _pixel(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Eq. 10 on one of the outputs, see the class."""

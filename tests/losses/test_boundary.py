@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnunet_ext.data.distance_maps import signed_distance_maps
-from nnunet_ext.losses.boundary import boundary_loss
+from nnunet_ext.losses.boundary import boundary_loss, boundary_loss_of_logits
 
 SHAPES = {"2D": (2, 3, 5, 6), "3D": (2, 2, 3, 4, 5)}
 
@@ -84,3 +84,49 @@ def test_half_precision_is_lifted_and_compiles_in_one_graph():
     assert boundary_loss(probabilities, distance).item() == pytest.approx(expected, rel=1e-4)
     compiled = torch.compile(boundary_loss, fullgraph=True, backend="eager")
     assert compiled(probabilities, distance).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("regions", [False, True], ids=["classes", "regions"])
+@pytest.mark.parametrize("shape", [(2, 4, 37, 23), (2, 3, 5, 7, 11), (1, 2, 3, 150, 150)], ids=["2D", "3D", "slabs"])
+def test_of_logits_it_has_the_value_and_gradient_through_the_probabilities(shape, regions):
+    generator = torch.Generator().manual_seed(2)
+    logits = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    classes = shape[1] if regions else shape[1] - 1
+    distance = (10 * torch.randn(shape[0], classes, *shape[2:], generator=generator)).half()
+    gradients, values = [], []
+    for closed_form in (True, False):
+        z = logits.clone().requires_grad_()
+        if closed_form:
+            loss = boundary_loss_of_logits(z, distance, regions)
+        else:
+            loss = boundary_loss(torch.sigmoid(z) if regions else torch.softmax(z, 1)[:, 1:], distance)
+        (7 * loss).backward()
+        gradients.append(z.grad)
+        values.append(loss.item())
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-15)
+    assert gradients[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("regions", [False, True], ids=["classes", "regions"])
+def test_of_logits_it_passes_the_numerical_check(regions):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 3, 3, 4, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    distance = torch.randn(2, 3 if regions else 2, 3, 4, 2, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: boundary_loss_of_logits(z, distance, regions), logits)
+    with torch.no_grad():
+        without = boundary_loss_of_logits(logits, distance, regions)
+    assert without.item() == pytest.approx(boundary_loss_of_logits(logits, distance, regions).item(), rel=1e-12)
+
+
+def test_of_logits_in_half_precision_it_is_lifted_and_compiles_in_one_graph():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 2, 64, 64, 32, generator=generator).half().requires_grad_()
+    distance = (300 * torch.randn(1, 1, 64, 64, 32, generator=generator)).half()
+    expected = boundary_loss(torch.softmax(logits.detach().double(), 1)[:, 1:], distance).item()
+    for function in (boundary_loss_of_logits, torch.compile(boundary_loss_of_logits, fullgraph=True, backend="eager")):
+        loss = function(logits, distance)
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected, rel=1e-3)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.dtype == torch.float16

@@ -1,0 +1,156 @@
+"""Partially labelled data on Task04_Hippocampus: stock nnU-Net, nnUNetTrainerPartial and PaNN on the same cases.
+
+    python benchmarks/partial_labels.py run --data PATH/Task04_Hippocampus --work WORK --seeds 0 1 2
+    python benchmarks/partial_labels.py report --work WORK --machine "..." --output benchmarks/results/NAME
+
+Each seed draws 20 fully labelled cases, 80 with only Anterior, 80 with only Posterior (the other label is erased to
+background) and 20 to validate on, fully labelled. The arms of a seed have one plan, one validation set and one budget:
+
+- full only: stock nnU-Net on the 20 fully labelled cases
+- naive: stock nnU-Net on all 180, background taken at its word
+- partial, PaNN: nnUNetTrainerPartial, nnUNetTrainerPaNN on all 180
+- upper bound: stock nnU-Net on all 180 with all labels
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from runs import BATCH_SIZE, CONFIGURATION, FEATURES, PLANS, Run, add_options, prepare, preprocess_with_plan_of, run_all
+
+from nnunet_ext.data.label_sets import KEY
+
+NUMBERS = {"full": 20, "Anterior": 80, "Posterior": 80, "validation": 20}
+TRUTH_ID = 520  # the task itself; its folds hold the arms of full labels
+FIRST_PARTIAL_ID = 521  # one dataset for each seed
+NAME = "HippocampusPartial"
+
+
+def draw(cases: list[str], seed: int) -> dict[str, list[str]]:
+    """The cases of each part of the experiment."""
+    order = iter(np.random.default_rng(seed).permutation(cases))
+    return {part: sorted(str(next(order)) for _ in range(number)) for part, number in NUMBERS.items()}
+
+
+def training_cases(parts: dict[str, list[str]]) -> list[str]:
+    """All but those for validation."""
+    return sorted(case for part, cases in parts.items() if part != "validation" for case in cases)
+
+
+def write_partial_dataset(truth: Path, seed: int, parts: dict[str, list[str]]) -> Path:
+    """The raw dataset of a seed: images where they are, labels erased; returns its folder.
+
+    Args:
+        truth: raw folder of the task with all labels.
+        seed: of the draw.
+        parts: of :func:`draw`.
+    """
+    raw = truth.parent / f"Dataset{FIRST_PARTIAL_ID + seed:03d}_{NAME}{seed}"
+    if (raw / "dataset.json").exists():
+        return raw
+    (raw / "labelsTr").mkdir(parents=True, exist_ok=True)
+    content = json.loads((truth / "dataset.json").read_text())
+    organs = [name for name in content["labels"] if name != "background"]
+    sources = content.get("dataset") or {}
+    dataset, annotated = {}, {}
+    for part, cases in parts.items():
+        kept = [part] if part in organs else organs
+        values = [content["labels"][name] for name in kept]
+        for case in cases:
+            source = sources.get(case) or {
+                "images": [str(truth / "imagesTr" / f"{case}_0000.nii.gz")],
+                "label": str(truth / "labelsTr" / f"{case}.nii.gz"),
+            }
+            image = sitk.ReadImage(source["label"])
+            labels = sitk.GetArrayFromImage(image)
+            erased = sitk.GetImageFromArray(np.where(np.isin(labels, values), labels, 0).astype(np.uint8))
+            erased.CopyInformation(image)
+            path = raw / "labelsTr" / f"{case}.nii.gz"
+            sitk.WriteImage(erased, str(path), True)
+            dataset[case] = {"images": source["images"], "label": str(path)}
+            annotated[case] = kept
+    content |= {"dataset": dataset, KEY: annotated, "numTraining": len(dataset)}
+    (raw / "dataset.json").write_text(json.dumps(content, indent=1))
+    return raw
+
+
+def plan(arguments: argparse.Namespace) -> dict[str, list[Run]]:
+    """The runs of every arm, one per seed."""
+    truth = next((arguments.work / "preprocessed").glob(f"Dataset{TRUTH_ID}_*")).name
+    length = f"_{arguments.epochs}epochs_{arguments.iterations}iters"
+    arms: dict[str, list[Run]] = {}
+    for seed in arguments.seeds:
+        partial = f"Dataset{FIRST_PARTIAL_ID + seed:03d}_{NAME}{seed}"
+        arms.setdefault("full only (stock)", []).append(Run(truth, f"nnUNetTrainer{length}", 2 * seed, seed))
+        arms.setdefault("naive (stock)", []).append(Run(partial, f"nnUNetTrainer{length}", 0, seed))
+        for trainer in arguments.trainers:
+            arms.setdefault(trainer, []).append(Run(partial, f"{trainer}{length}", 0, seed))
+        arms.setdefault("upper bound (stock)", []).append(Run(truth, f"nnUNetTrainer{length}", 2 * seed + 1, seed))
+    return arms
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepare all datasets, then all runs that are not done yet, seed by seed."""
+    truth = prepare(arguments.data, arguments.work, TRUTH_ID)
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (truth / "gt_segmentations").glob("*.nii.gz"))
+    folds = []
+    for seed in range(max(arguments.seeds) + 1):
+        parts = draw(cases, seed)
+        for train in (parts["full"], training_cases(parts)):
+            folds.append({"train": train, "val": parts["validation"]})
+    (truth / "splits_final.json").write_text(json.dumps(folds, indent=1))
+    for seed in arguments.seeds:
+        parts = draw(cases, seed)
+        raw = write_partial_dataset(arguments.work / "raw" / truth.name, seed, parts)
+        folder = preprocess_with_plan_of(truth, raw, arguments.work)
+        fold = {"train": training_cases(parts), "val": parts["validation"]}
+        (folder / "splits_final.json").write_text(json.dumps([fold], indent=1))
+    runs = plan(arguments).values()
+    run_all([one for of_a_seed in zip(*runs, strict=True) for one in of_a_seed], arguments)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write the tables of finished runs."""
+    from summary import write
+
+    truth = next((arguments.work / "preprocessed").glob(f"Dataset{TRUTH_ID}_*"))
+    heading = (
+        f"Machine: {arguments.machine}. Data: Task04_Hippocampus; each seed ({arguments.seeds}) draws "
+        + ", ".join(f"{number} {part}" for part, number in NUMBERS.items())
+        + f" cases (Anterior, Posterior: only that label annotated). {PLANS} ({CONFIGURATION}, features {FEATURES}, "
+        f"batch size {BATCH_SIZE}), networks in {arguments.precision}; {arguments.epochs} epochs of "
+        f"{arguments.iterations} iterations. Mean over the 20 validation cases, then mean ± standard deviation over "
+        "the seeds. Dice as fraction, ASSD and HD95 in mm, conventions `papers`."
+    )
+    write(plan(arguments), truth, arguments.work, heading, arguments.output, arguments.reference)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    runs = commands.add_parser("run", help="prepare, train and validate")
+    tables = commands.add_parser("report", help="write the tables of finished runs")
+    for command in (runs, tables):
+        command.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
+        command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+        command.add_argument("--trainers", nargs="+", default=["nnUNetTrainerPartial", "nnUNetTrainerPaNN"])
+        command.add_argument("--epochs", type=int, default=10)
+        command.add_argument("--iterations", type=int, default=150)
+        add_options(command)
+    runs.add_argument("--data", type=Path, required=True, help="the folder Task04_Hippocampus")
+    runs.set_defaults(call=run)
+    tables.add_argument("--machine", required=True, help="said in the result")
+    tables.add_argument("--output", type=Path, required=True, help="file name without suffix")
+    tables.add_argument("--reference", default="full only (stock)", help="the arm that the others are compared with")
+    tables.set_defaults(call=report)
+    arguments = parser.parse_args()
+    arguments.call(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Training runs of the accuracy benchmarks: what they share with each other, and nothing of what they compare.
+
+All runs have one small plan (3d_fullres, features 8 to 64, batch of 2) that trains on two cores. A run is seeded, draws
+its batches in its own process, and is a process of its own; a killed one continues from its last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PLANS = "smallPlans"
+FEATURES = [8, 16, 32, 64]
+BATCH_SIZE = 2
+CONFIGURATION = "3d_fullres"
+VARIANTS = Path(__file__).parent / "trainers"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: the preprocessed dataset's folder name, the trainer with its run length, the fold and the seed."""
+
+    dataset: str
+    trainer: str
+    fold: int
+    seed: int
+
+    def folder(self, work: Path) -> Path:
+        """Where nnU-Net puts its results."""
+        return work / "results" / self.dataset / f"{self.trainer}__{PLANS}__{CONFIGURATION}" / f"fold_{self.fold}"
+
+    def validation(self, work: Path) -> Path:
+        """Its predictions of the validation cases."""
+        return self.folder(work) / "validation"
+
+
+def environment(work: Path) -> dict[str, str]:
+    """The nnU-Net folders inside ``work``, and the variants of the benchmarks in reach of the trainer search."""
+    folders = {
+        "nnUNet_raw": work / "raw",
+        "nnUNet_preprocessed": work / "preprocessed",
+        "nnUNet_results": work / "results",
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return {**os.environ, **{k: str(v) for k, v in folders.items()}, "nnUNet_extTrainer": str(VARIANTS)}
+
+
+def prepare(data: Path, work: Path, dataset_id: int) -> Path:
+    """Convert, plan and preprocess a Decathlon task with the small plan; skips what is done.
+
+    Returns:
+        The preprocessed folder.
+    """
+    env = environment(work)
+    preprocessed = work / "preprocessed"
+    if not list(preprocessed.glob(f"Dataset{dataset_id:03d}_*/{PLANS}.json")):
+        subprocess.run(["nnunet-ext", "convert", "msd", str(data), "-d", str(dataset_id)], env=env, check=True)
+        plan = ["nnUNetv2_plan_and_preprocess", "-d", str(dataset_id), "-c", CONFIGURATION, "-np", "2"]
+        subprocess.run([*plan, "--verify_dataset_integrity"], env=env, check=True)
+        folder = next(preprocessed.glob(f"Dataset{dataset_id:03d}_*"))
+        plans = json.loads((folder / "nnUNetPlans.json").read_text())
+        plans["plans_name"] = PLANS
+        configuration = plans["configurations"][CONFIGURATION]
+        configuration["batch_size"] = BATCH_SIZE
+        arguments = configuration["architecture"]["arch_kwargs"]
+        arguments["features_per_stage"] = FEATURES[: arguments["n_stages"]]
+        (folder / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
+    return next(preprocessed.glob(f"Dataset{dataset_id:03d}_*"))
+
+
+def preprocess_with_plan_of(source: Path, raw: Path, work: Path) -> Path:
+    """Preprocess the raw dataset ``raw`` with the small plan of another, preprocessed, one; skips what is done.
+
+    Returns:
+        The preprocessed folder.
+    """
+    folder = work / "preprocessed" / raw.name
+    done = folder / "preprocessing_is_done"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(raw / "dataset.json", folder)
+        shutil.copy(source / "dataset_fingerprint.json", folder)
+        plans = json.loads((source / f"{PLANS}.json").read_text()) | {"dataset_name": raw.name}
+        (folder / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
+        command = ["nnUNetv2_preprocess", "-d", raw.name[7:10], "-plans_name", PLANS, "-c", CONFIGURATION, "-np", "2"]
+        subprocess.run(command, env=environment(work), check=True)
+        done.touch()
+    return folder
+
+
+def in_mixed_precision(network: Any) -> None:
+    """Let a network compute in bfloat16 where nnU-Net's autocast would on a GPU, and give float32 to the losses.
+
+    By a subclass of its own, not a wrapper: names of weights stay, and copies of the network do the same.
+    """
+    import torch
+
+    stock = type(network)
+
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = stock.forward(self, x)
+        return [o.float() for o in outputs] if isinstance(outputs, (list, tuple)) else outputs.float()
+
+    network.__class__ = type(stock.__name__, (stock,), {"forward": forward})
+
+
+def train(run: Run, threads: int, precision: str) -> None:
+    """Train from where the run stopped, then nnU-Net's final validation; in a process of its own."""
+    import random
+
+    import numpy as np
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+
+    torch.set_num_threads(threads)
+    random.seed(run.seed)
+    np.random.seed(run.seed)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(run.seed)
+    trainer = get_trainer_from_args(
+        run.dataset, CONFIGURATION, run.fold, run.trainer, PLANS, continue_training=True, device=torch.device("cpu")
+    )
+    trainer.initialize()
+    for network in (trainer.network, *(helper.module for helper in getattr(trainer, "helpers", {}).values())):
+        if hasattr(network, "decoder"):  # no discriminator
+            network.to(memory_format=torch.channels_last_3d)  # 1.3 times faster on a CPU, for every trainer alike
+            if precision == "bfloat16":
+                in_mixed_precision(network)
+    trainer.save_every = 1
+    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    if trainer.current_epoch < trainer.num_epochs:
+        trainer.run_training()
+    trainer.perform_actual_validation(False)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that runs :func:`run_all`."""
+    parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of the networks; bfloat16 is nnU-Net's mixed precision on a processor, twice as fast where it has AMX",
+    )
+
+
+def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> None:
+    """Do the runs that are not done yet, ``--parallel`` at a time, in their order."""
+    work: Path = arguments.work
+    env = environment(work) | {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
+    env |= {variable: str(arguments.threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    logs = work / "logs"
+    logs.mkdir(exist_ok=True)
+
+    def one(run: Run) -> None:
+        if (run.validation(work) / "summary.json").exists():
+            return
+        command = [sys.executable, __file__, run.dataset, run.trainer, str(run.fold), str(run.seed)]
+        with (logs / f"{run.dataset}_{run.trainer}_{run.fold}.log").open("a") as log:
+            status = subprocess.run(
+                [*command, str(arguments.threads), arguments.precision], env=env, stdout=log, stderr=log, check=False
+            ).returncode
+        print(f"{run}  {'done' if status == 0 else f'FAILED, see {log.name}'}", flush=True)
+
+    with ThreadPoolExecutor(arguments.parallel) as pool:
+        list(pool.map(one, runs))
+
+
+if __name__ == "__main__":
+    dataset, trainer, fold, seed, threads, precision = sys.argv[1:]
+    train(Run(dataset, trainer, int(fold), int(seed)), int(threads), precision)
