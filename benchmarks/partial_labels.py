@@ -20,7 +20,18 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from runs import BATCH_SIZE, CONFIGURATION, FEATURES, PLANS, Run, add_options, prepare, preprocess_with_plan_of, run_all
+from runs import (
+    BATCH_SIZE,
+    CONFIGURATION,
+    FEATURES,
+    PLANS,
+    Run,
+    add_options,
+    prepare,
+    preprocess_with_plan_of,
+    run_all,
+    sources_of,
+)
 
 from nnunet_ext.data.label_sets import KEY
 
@@ -55,23 +66,19 @@ def write_partial_dataset(truth: Path, seed: int, parts: dict[str, list[str]]) -
     (raw / "labelsTr").mkdir(parents=True, exist_ok=True)
     content = json.loads((truth / "dataset.json").read_text())
     organs = [name for name in content["labels"] if name != "background"]
-    sources = content.get("dataset") or {}
+    sources = sources_of(truth)
     dataset, annotated = {}, {}
     for part, cases in parts.items():
         kept = [part] if part in organs else organs
         values = [content["labels"][name] for name in kept]
         for case in cases:
-            source = sources.get(case) or {
-                "images": [str(truth / "imagesTr" / f"{case}_0000.nii.gz")],
-                "label": str(truth / "labelsTr" / f"{case}.nii.gz"),
-            }
-            image = sitk.ReadImage(source["label"])
+            image = sitk.ReadImage(sources[case]["label"])
             labels = sitk.GetArrayFromImage(image)
             erased = sitk.GetImageFromArray(np.where(np.isin(labels, values), labels, 0).astype(np.uint8))
             erased.CopyInformation(image)
             path = raw / "labelsTr" / f"{case}.nii.gz"
             sitk.WriteImage(erased, str(path), True)
-            dataset[case] = {"images": source["images"], "label": str(path)}
+            dataset[case] = {"images": sources[case]["images"], "label": str(path)}
             annotated[case] = kept
     content |= {"dataset": dataset, KEY: annotated, "numTraining": len(dataset)}
     (raw / "dataset.json").write_text(json.dumps(content, indent=1))

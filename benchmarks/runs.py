@@ -78,6 +78,15 @@ def prepare(data: Path, work: Path, dataset_id: int) -> Path:
     return next(preprocessed.glob(f"Dataset{dataset_id:03d}_*"))
 
 
+def sources_of(raw: Path) -> dict[str, dict[str, Any]]:
+    """Images and label of every case of a raw dataset that lists them in its dataset.json, as absolute paths."""
+    listed = json.loads((raw / "dataset.json").read_text())["dataset"]
+    return {
+        case: {"images": [str(raw / image) for image in files["images"]], "label": str(raw / files["label"])}
+        for case, files in listed.items()
+    }
+
+
 def preprocess_with_plan_of(source: Path, raw: Path, work: Path) -> Path:
     """Preprocess the raw dataset ``raw`` with the small plan of another, preprocessed, one; skips what is done.
 
