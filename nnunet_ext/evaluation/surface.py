@@ -30,8 +30,8 @@ _QUERY_S = 8e-7  # per point asked for, at the least
 _TRANSFORM_S = 8e-8  # per voxel and mask
 _PROBE = 512  # points asked for before the tree's true cost is judged
 _FEW = 4096  # points that the tree finds before the shells are set up
-# Border voxels worked on at a time: at least, at most, and as a share of the voxels. Large blocks are quicker while they
-# fit the cache; small images get small ones, for each voxel of a block takes some 64 bytes.
+# Border voxels worked on at a time: at least, at most, and as a share of the voxels. Large blocks are quicker while
+# they fit the cache; small images get small ones, for each voxel of a block takes some 64 bytes.
 _BLOCK_LEAST, _BLOCK_MOST, _BLOCK_SHARE = 1 << 13, 1 << 16, 1 / 128
 _SCAN_LEAST, _SCAN_MOST, _SCAN_SHARE = 1 << 16, 1 << 19, 1 / 32  # the same for looking through masks for them
 # The transform needs 13 bytes a voxel beside the masks. Dense borders are done in overlapping slabs of at most this
