@@ -8,7 +8,6 @@ numpy and imaging libraries are imported where they are used: a conversion that 
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from dataset_conversion.metaimage import check_raw_length
 from dataset_conversion.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header
 from nnunet_ext.errors import UserError
+from nnunet_ext.nifti_length import promised_length, stored_length
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -196,7 +196,7 @@ def _checked_nifti_header(path: Path) -> NiftiHeader | None:
         state = "is gzip-compressed" if compressed else "is not gzip-compressed"
         raise UserError(f"{path} {state}, which its name denies; it is damaged or was renamed.")
     header = parse_nifti_header(beginning, compressed)
-    needed = _nifti_length(path) if header is None else header.file_length
+    needed = promised_length(_load_nifti(path)) if header is None else header.file_length
     found = size
     if compressed:
         # gzip notes the length, modulo 2**32, at the end of a member; a file of several members, and a damaged one,
@@ -221,27 +221,11 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _nifti_length(path: Path) -> int:
-    """Bytes, decompressed, that a file with this header has."""
-    from nibabel.arrayproxy import ArrayProxy
-
-    image = _load_nifti(path)
-    assert isinstance(image.dataobj, ArrayProxy)
-    voxels = math.prod(image.header.get_data_shape())
-    return int(image.dataobj.offset) + voxels * image.header.get_data_dtype().itemsize
-
-
 def _decompressed_length(path: Path) -> int:
-    from isal import igzip
-
-    length = 0
     try:
-        with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                length += len(chunk)
+        return stored_length(path)
     except (EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path} is truncated or damaged ({error}).") from error
-    return length
 
 
 def read_volume(path: Path) -> Volume:
