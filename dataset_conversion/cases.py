@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from dataset_conversion.checks import check_same_size
 from dataset_conversion.metaimage import companion
 from dataset_conversion.options import Check
@@ -125,8 +123,8 @@ class FileCase(Case):
             return Scan(channels)
         label = _read(self.label, "full" if self.any_foreground else check)
         label, warnings = on_grid_of(label, channels[0].geometry, self.label)
-        if self.any_foreground and label.array is not None and np.any(label.array > 1):
-            label = Volume(label.geometry, (label.array > 0).astype(np.uint8))
+        if self.any_foreground and label.array is not None and (label.array > 1).any():
+            label = Volume(label.geometry, (label.array > 0).astype("uint8"))
         return Scan(channels, label, warnings)
 
     def _respaced(self, volume: Volume) -> Volume:
@@ -146,8 +144,8 @@ def _spatial(geometry: Geometry) -> Geometry:
     if len(geometry.size) == 3:
         return geometry
     edge = round(len(geometry.direction) ** 0.5)
-    direction = np.reshape(geometry.direction, (edge, edge))[:3, :3]
-    return Geometry(geometry.size[:3], geometry.spacing[:3], geometry.origin[:3], tuple(direction.ravel().tolist()))
+    direction = [geometry.direction[edge * row + column] for row in range(3) for column in range(3)]
+    return Geometry(geometry.size[:3], geometry.spacing[:3], geometry.origin[:3], tuple(direction))
 
 
 def _split_channels(image: Volume) -> list[Volume]:

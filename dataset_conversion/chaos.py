@@ -289,10 +289,31 @@ def find_cases(folder: Path, part: ChaosPart) -> Findings:
         prefix = "chaosct" if part == "CT" else "chaosmr"
         findings.cases.append(ChaosCase(f"{prefix}_{number:03d}", "Tr" if masks else "Ts", slices, masks, part))
     if not found:
-        raise UserError(f"{folder} holds no CHAOS {part} case: no folder DICOM_anon was found in its place.")
+        raise UserError(_where_else(folder, part))
     findings.note_missing("labelled cases", known, sorted(found))
     findings.split = k_folds(findings.names("Tr"))
     return findings
+
+
+def _where_else(folder: Path, part: ChaosPart) -> str:
+    """Say which folder to point at in place of one that holds no case of a part."""
+    nothing = f"{folder} holds no CHAOS {part} case"
+    wanted = "CT" if part == "CT" else "MR"
+    # From the folder upwards: what was named may be the other modality, a patient, or a folder inside one.
+    for place in (folder.absolute(), *folder.absolute().parents[:4]):
+        if place.name.upper() in {"CT", "MR"}:
+            sibling = place.with_name(wanted)
+            if place.name.upper() != wanted:
+                here = f"it lies in the {place.name} part"
+            elif place == folder.absolute():
+                break
+            else:
+                here = f"it lies inside {place.name}"
+            return f"{nothing}: {here}; point at {sibling if sibling.is_dir() else place.parent}."
+    return (
+        f"{nothing}: no folder DICOM_anon was found in its place; "
+        "point at the folder with Train_Sets, or at its folder CT or MR."
+    )
 
 
 def _folders_named(folder: Path, name: str) -> list[Path]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dataset_conversion.volumes import Geometry
 from nnunet_ext.errors import UserError
+
+if TYPE_CHECKING:  # looking at headers needs no numpy, which takes a while to import
+    import numpy as np
 
 #: A label stored as float may miss its integer by this much through resampling or scaling tools.
 LABEL_ROUNDING = 1e-3
@@ -41,6 +44,8 @@ def integer_labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, bool]:
     Raises:
         UserError: a value is further than :data:`LABEL_ROUNDING` from an integer, negative, or not finite.
     """
+    import numpy as np
+
     if array.dtype.kind == "b":
         return array.view(np.uint8), False
     if array.size and not (array.min() >= 0 and array.max() < 2**16):  # also catches NaN
@@ -62,6 +67,8 @@ def check_label_values(array: np.ndarray, labels: Mapping[str, int], path: Path)
         labels: numbered 0, 1, 2, ... without gaps, so that a look at the largest value is enough.
         path: named in the message.
     """
+    import numpy as np
+
     highest = max(labels.values())
     if array.size and array.max() > highest:
         unknown = np.unique(array[array > highest]).tolist()
@@ -89,7 +96,7 @@ class Plausible:
 
 #: Hounsfield units. Real livers, spleens, kidneys and pancreases have spreads of 50-90, flipped labels of 130-1300.
 CT = Plausible(-10, 250, 140, relative=False)
-MR = Plausible(1, np.inf, 0.5, relative=True)
+MR = Plausible(1, math.inf, 0.5, relative=True)
 
 
 def telling_label(labels: Mapping[str, int]) -> int | None:
@@ -133,6 +140,8 @@ def check_orientation(image: np.ndarray, mask: np.ndarray, expected: Plausible) 
     Returns:
         None for a mask of fewer than 20 voxels, which says nothing.
     """
+    import numpy as np
+
     voxels = np.flatnonzero(mask)
     if voxels.size < 20:
         return None

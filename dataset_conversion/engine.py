@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dataset_conversion import checks
 from dataset_conversion.cases import Case, Scan, SkipCaseError, Subset
@@ -42,6 +37,9 @@ from dataset_conversion.volumes import (
 )
 from nnunet_ext import __version__
 from nnunet_ext.errors import UserError
+
+if TYPE_CHECKING:  # where only headers are looked at, importing numpy would take most of the time
+    import numpy as np
 
 console = Console(stderr=True, soft_wrap=True)
 
@@ -313,7 +311,7 @@ class _Job:
         record.warnings.extend(scan.warnings)
         record.orientation = _axis_codes(scan.channels[0].geometry)
         for volume in scan.channels:
-            if volume.array is not None and volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
+            if volume.array is not None and not _is_finite(volume.array):
                 raise UserError(f"{case.image_path} holds voxels that are NaN or infinite, which nnU-Net refuses.")
         if scan.label is None or scan.label.array is None:
             return scan
@@ -362,7 +360,7 @@ class _Job:
                 assert volume.path is not None
                 volume = replace(volume, array=read_volume(volume.path).array)
             assert volume.array is not None
-            write_nifti(target, volume.array.astype(np.uint8) if is_label else _compact(volume.array), volume.geometry)
+            write_nifti(target, volume.array.astype("uint8") if is_label else _compact(volume.array), volume.geometry)
         elif self.options.mode == "copy" or "$" in str(volume.path.absolute()):  # nnU-Net expands variables in paths
             with replaced_when_complete(target) as temporary:
                 shutil.copyfile(volume.path, temporary)
@@ -376,13 +374,21 @@ class _Job:
 
 def _axis_codes(geometry: Geometry) -> str:
     """Where the axes x, y, z of the array point, e.g. ``LPS``."""
-    axes = np.reshape(geometry.direction, (3, 3)).T
-    main = [int(np.abs(axis).argmax()) for axis in axes]
+    axes = [geometry.direction[column::3] for column in range(3)]
+    main = [max(range(3), key=lambda row: abs(axis[row])) for axis in axes]
     return "".join(("LR", "PA", "SI")[m][int(axis[m] < 0)] for m, axis in zip(main, axes, strict=True))
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    import numpy as np
+
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
     """Floats as int16 where nothing is lost, else as float32; wide integers as int32."""
+    import numpy as np
+
     if array.dtype.kind != "f":
         return array if array.dtype.itemsize <= 4 else array.astype(np.int32)
     if array.size and array.min() >= -(2**15) and array.max() < 2**15:
@@ -410,6 +416,8 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _run(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         yield from progress.track(_results(job, cases, processes), total=len(cases), description="Cases")
@@ -432,6 +440,10 @@ def _results(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Recor
     if processes == 1 or len(cases) == 1 or job.options.check == "headers":  # headers take less than starting workers
         yield from map(job, cases)
         return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
     spawn = multiprocessing.get_context("spawn")  # fork is unsafe beside the progress bar's thread
     with ProcessPoolExecutor(min(processes, len(cases)), mp_context=spawn) as pool:
         with _interrupts_ignored():  # by the workers, which inherit it: this process tells the user and stops them

@@ -1,4 +1,4 @@
-"""NIfTI-1 headers, read in a fraction of a millisecond and without importing an imaging library.
+"""NIfTI-1 headers, read in a fraction of a millisecond and without importing numpy or an imaging library.
 
 Only headers that leave no question are understood: where orientation fields disagree, are missing or skewed, or the
 units are unusual, the answer is None and SimpleITK, through which nnU-Net reads the file, has to say what it sees.
@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+Affine = tuple[tuple[float, ...], ...]
+"""The three upper rows of a 4 x 4 matrix."""
 
 _LENGTH = 348
 #: Bytes at the beginning of a file that hold the whole header, even if compression made it longer.
@@ -30,13 +31,13 @@ class NiftiHeader:
         shape: voxels x, y, z and so on, as written.
         file_length: bytes, decompressed, that a file with this header has.
         spacing: voxel size in mm x, y, z.
-        affine: voxel indices to mm in the RAS frame, 4 x 4; None where it is in question.
+        affine: voxel indices to mm in the RAS frame; None where it is in question.
     """
 
     shape: tuple[int, ...]
     file_length: int
     spacing: tuple[float, float, float]
-    affine: np.ndarray | None
+    affine: Affine | None
 
 
 def parse_nifti_header(content: bytes, compressed: bool) -> NiftiHeader | None:
@@ -76,38 +77,46 @@ def _positive(values: Sequence[float]) -> bool:
     return all(math.isfinite(value) and value > 0 for value in values)
 
 
-def _affine(content: bytes, order: str, spacing: Sequence[float], scale: float) -> np.ndarray | None:
+def _affine(content: bytes, order: str, spacing: Sequence[float], scale: float) -> Affine | None:
     """The affine on which all orientation fields that are set agree; None if they do not, or none is set."""
     qform_code, sform_code = struct.unpack_from(f"{order}2h", content, 252)
     if content[123] & 7 not in _MILLIMETRE_OR_UNKNOWN:
         return None
-    candidates = []
+    candidates: list[Affine] = []
     if qform_code > 0:
         candidates.append(_from_quaternion(struct.unpack_from(f"{order}6f", content, 256), spacing, scale))
     if sform_code > 0:
-        rows = np.reshape(struct.unpack_from(f"{order}12f", content, 280), (3, 4))
-        candidates.append(np.vstack([rows, [0, 0, 0, 1]]))
-    if not candidates or not all(np.isfinite(affine).all() for affine in candidates):
+        rows = struct.unpack_from(f"{order}12f", content, 280)
+        candidates.append((rows[:4], rows[4:8], rows[8:]))
+    if not candidates or not all(math.isfinite(value) for affine in candidates for row in affine for value in row):
         return None
     chosen = candidates[-1]
-    axes = chosen[:3, :3] / spacing
-    perpendicular = np.abs(axes.T @ axes - np.eye(3)).max() < _ROUNDING
-    agree = all(np.abs(other - chosen).max() < _SAME_MM for other in candidates)
+    columns = [[row[axis] / spacing[axis] for row in chosen] for axis in range(3)]
+    perpendicular = all(
+        abs(sum(a * b for a, b in zip(columns[i], columns[j], strict=True)) - (i == j)) < _ROUNDING
+        for i in range(3)
+        for j in range(i + 1)
+    )
+    agree = all(
+        abs(a - b) < _SAME_MM
+        for other in candidates
+        for mine, theirs in zip(chosen, other, strict=True)
+        for a, b in zip(mine, theirs, strict=True)
+    )
     return chosen if perpendicular and agree else None
 
 
-def _from_quaternion(values: Sequence[float], spacing: Sequence[float], scale: float) -> np.ndarray:
+def _from_quaternion(values: Sequence[float], spacing: Sequence[float], scale: float) -> Affine:
     """The affine of the qform fields quatern_b, _c, _d and qoffset_x, _y, _z (NIfTI-1 standard, method 2)."""
     b, c, d, *offset = values
     a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d))
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
+    rotation = (
+        (a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)),
+        (2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)),
+        (2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c),
     )
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * spacing * [1, 1, -1 if scale < 0 else 1]
-    affine[:3, 3] = offset
-    return affine
+    steps = (spacing[0], spacing[1], -spacing[2] if scale < 0 else spacing[2])
+    return tuple(
+        (*(value * step for value, step in zip(row, steps, strict=True)), origin)
+        for row, origin in zip(rotation, offset, strict=True)
+    )

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 #: The seed nnU-Net itself splits with.
 SEED = 12345
 
@@ -55,5 +53,7 @@ def k_folds(names: Sequence[str], folds: int = 5) -> Split | None:
 
 def hold_out(names: Sequence[str], count: int) -> list[str]:
     """``count`` of the names, drawn without replacement with the fixed seed, in the order given."""
+    import numpy as np
+
     chosen = np.random.default_rng(SEED).choice(len(names), count, replace=False)
     return [names[i] for i in sorted(chosen.tolist())]

@@ -3,12 +3,11 @@
 Geometry is what SimpleITK sees, because nnU-Net reads NIfTI with it; plain NIfTI headers are read without it, which
 is a hundred times quicker. Voxels of NIfTI files are read with nibabel through ISA-L's gzip, which verifies checksums:
 a truncated or altered ``.nii.gz`` is found, where ITK would return whatever it could decompress.
-Imaging libraries are imported where they are used: a conversion that links needs none of them.
+numpy and imaging libraries are imported where they are used: a conversion that links needs none of them.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,14 +17,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dataset_conversion.metaimage import check_raw_length
-from dataset_conversion.nifti_header import ENOUGH, NiftiHeader, parse_nifti_header
+from dataset_conversion.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header
 from nnunet_ext.errors import UserError
+from nnunet_ext.nifti_length import promised_length, stored_length
 
 if TYPE_CHECKING:
     import nibabel as nib
+    import numpy as np
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -49,6 +48,8 @@ class Geometry:
         found: list[str] = []
         if self == other:  # nearly always, and comparing numbers takes a while
             return found
+        import numpy as np
+
         for name, tolerance in (
             ("spacing", SPACING_TOLERANCE_MM),
             ("origin", ORIGIN_TOLERANCE_MM),
@@ -61,9 +62,11 @@ class Geometry:
 
     def same_for_nnunet(self, other: Geometry) -> bool:
         """Whether nnU-Net's integrity check would pass the pair in silence."""
-        return self == other or all(
-            np.allclose(getattr(self, n), getattr(other, n)) for n in ("spacing", "origin", "direction")
-        )
+        if self == other:
+            return True
+        import numpy as np
+
+        return all(np.allclose(getattr(self, n), getattr(other, n)) for n in ("spacing", "origin", "direction"))
 
 
 @dataclass(frozen=True)
@@ -144,18 +147,21 @@ def _read_header_with_itk(path: Path) -> Volume:
     return Volume(geometry, path=path if in_place else None)
 
 
-def _from_ras(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> Geometry:
+def _from_ras(shape: Sequence[int], affine: Affine, spacing: Sequence[float]) -> Geometry:
     """Geometry of an affine that maps voxel indices to millimetres in NIfTI's frame."""
-    to_lps = np.diag([-1.0, -1.0, 1.0])
+    # Adding 0 makes a negative zero positive.
+    lps = [[sign * value + 0.0 for value in row] for sign, row in zip((-1.0, -1.0, 1.0), affine, strict=True)]
     return Geometry(
         tuple(shape),
         tuple(spacing),
-        tuple((to_lps @ affine[:3, 3]).tolist()),
-        tuple((to_lps @ affine[:3, :3] / spacing).ravel().tolist()),
+        tuple(row[3] for row in lps),
+        tuple(row[axis] / spacing[axis] for row in lps for axis in range(3)),
     )
 
 
 def _perpendicular_geometry(path: Path) -> Geometry:
+    import numpy as np
+
     image = _load_nifti(path)
     axes = image.affine[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
@@ -164,7 +170,7 @@ def _perpendicular_geometry(path: Path) -> Geometry:
     u, _, v = np.linalg.svd(axes / spacing)
     affine = image.affine.copy()
     affine[:3, :3] = u @ v * spacing
-    return _from_ras([int(n) for n in image.shape], affine, spacing.tolist())
+    return _from_ras([int(n) for n in image.shape], affine[:3].tolist(), spacing.tolist())
 
 
 def _last_line(error: Exception) -> str:
@@ -190,7 +196,7 @@ def _checked_nifti_header(path: Path) -> NiftiHeader | None:
         state = "is gzip-compressed" if compressed else "is not gzip-compressed"
         raise UserError(f"{path} {state}, which its name denies; it is damaged or was renamed.")
     header = parse_nifti_header(beginning, compressed)
-    needed = _nifti_length(path) if header is None else header.file_length
+    needed = promised_length(_load_nifti(path)) if header is None else header.file_length
     found = size
     if compressed:
         # gzip notes the length, modulo 2**32, at the end of a member; a file of several members, and a damaged one,
@@ -215,27 +221,11 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _nifti_length(path: Path) -> int:
-    """Bytes, decompressed, that a file with this header has."""
-    from nibabel.arrayproxy import ArrayProxy
-
-    image = _load_nifti(path)
-    assert isinstance(image.dataobj, ArrayProxy)
-    voxels = math.prod(image.header.get_data_shape())
-    return int(image.dataobj.offset) + voxels * image.header.get_data_dtype().itemsize
-
-
 def _decompressed_length(path: Path) -> int:
-    from isal import igzip
-
-    length = 0
     try:
-        with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                length += len(chunk)
+        return stored_length(path)
     except (EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path} is truncated or damaged ({error}).") from error
-    return length
 
 
 def read_volume(path: Path) -> Volume:
@@ -262,6 +252,7 @@ def read_volume(path: Path) -> Volume:
 
 
 def _nifti_voxels(path: Path) -> np.ndarray:
+    import numpy as np
     from isal import igzip
     from nibabel.arrayproxy import ArrayProxy
     from nibabel.filebasedimages import ImageFileError
@@ -286,6 +277,7 @@ def write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     give the same bytes.
     """
     import nibabel as nib
+    import numpy as np
     from isal import igzip
 
     affine = np.eye(4)

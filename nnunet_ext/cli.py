@@ -50,31 +50,37 @@ def evaluate(
     dataset_json: Annotated[
         Path | None, typer.Option("-djfile", help="dataset.json; found beside the folders by default.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", help="Default: PREDICTION_DIR/evaluation.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="Default: folder evaluation in PREDICTION_DIR.")] = None,
     preset: Annotated[str, typer.Option(help="Conventions: papers, chaos, sliver07 or lits.")] = "papers",
-    processes: Annotated[int | None, typer.Option("-np", min=1, help="Processes; default: cores, at most 8.")] = None,
+    processes: Annotated[
+        int | None, typer.Option("-np", min=1, metavar="N", help="Processes; default: cores, at most 8.")
+    ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score absent or unusable predictions as missed.")
+        bool, typer.Option("--allow-missing", metavar="", help="Score absent or unusable predictions as missed.")
     ] = False,
     only_predicted: Annotated[
-        bool, typer.Option("--only-predicted", help="Pass over references without a prediction.")
+        bool, typer.Option("--only-predicted", metavar="", help="Pass over references without a prediction.")
     ] = False,
     splits: Annotated[
         Path | None, typer.Option(help="splits_final.json; tells which cases the folds should hold.")
     ] = None,
     border: Annotated[int | None, typer.Option(help="Border neighbourhood: 6, 18 or 26.")] = None,
-    edge: Annotated[bool | None, typer.Option("--edge/--no-edge", help="Whether the image edge is surface.")] = None,
+    edge: Annotated[
+        bool | None, typer.Option("--edge/--no-edge", metavar="", help="Whether the image edge is surface.")
+    ] = None,
     averaging: Annotated[str | None, typer.Option(help="ASSD and RMSD: pooled or mean_of_sides.")] = None,
     percentile: Annotated[str | None, typer.Option(help="HD95: max_of_sides or pooled.")] = None,
     absent: Annotated[
         str | None, typer.Option(help="Distance of a missed class: diagonal, infinity or a number of mm.")
     ] = None,
-    nsd: Annotated[list[float] | None, typer.Option(help="Surface Dice tolerance in mm; may be repeated.")] = None,
+    nsd: Annotated[
+        list[float] | None, typer.Option(metavar="MM", help="Surface Dice tolerance in mm; may be repeated.")
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Images for the pictures; default: images* beside labels*.")
     ] = None,
-    worst: Annotated[int, typer.Option(min=0, help="Number of worst cases pictured.")] = 8,
-    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
+    worst: Annotated[int, typer.Option(min=0, metavar="N", help="Number of worst cases pictured.")] = 8,
+    report: Annotated[bool, typer.Option("--report/--no-report", metavar="", help="Write report.html.")] = True,
 ) -> None:
     """Evaluate predictions: summary.json, metrics.csv, report.html and a table.
 

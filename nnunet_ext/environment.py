@@ -52,6 +52,17 @@ def require_folder(variable: str) -> Path:
     return Path(value)
 
 
+def describe_unfinished_conversions(raw: Path) -> str:
+    """What interrupted conversions have left in nnU-Net's raw folder, and what to do with it."""
+    names = sorted(path.name for path in raw.glob(".*.partial") if path.is_dir())
+    if not names:
+        return "none unfinished"
+    return (
+        f"unfinished: {', '.join(names)}; the same nnunet-ext convert command goes on from there, "
+        "or delete them if none is running"
+    )
+
+
 def require_plugin() -> str:
     """Return the plugin folder.
 
@@ -114,9 +125,12 @@ def examine() -> Iterator[Finding]:
     """Check everything that the stock commands need to run our trainers; quick checks first."""
     yield Finding("Python", True, f"{sys.version.split()[0]}, {sys.prefix}")
     yield Finding("nnunet_ext", True, __version__)
+    raw = os.environ.get("nnUNet_raw") or os.devnull
     checks: dict[str, Callable[[], object]] = {
         "nnunetv2": require_nnunet,
         **{variable: partial(require_folder, variable) for variable in FOLDER_VARIABLES},
+        # no fault: a conversion may be running
+        **({"conversions": partial(describe_unfinished_conversions, Path(raw))} if Path(raw).is_dir() else {}),
         "plugin folder": require_plugin,
         "torch": lambda: metadata.version("torch"),
         "device": describe_device,

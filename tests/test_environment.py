@@ -44,3 +44,14 @@ def test_unset_folders(monkeypatch):
     findings = {finding.subject: finding for finding in environment.examine()}
     assert "is not set" in findings["nnUNet_raw"].message  # all that is wrong, in one run
     assert "is not a folder" in findings["nnUNet_results"].message
+
+
+def test_unfinished_conversions_are_listed(monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    (tmp_path / "Dataset504_CHAOS_CT").mkdir()
+    assert environment.describe_unfinished_conversions(tmp_path) == "none unfinished"
+    (tmp_path / ".Dataset503_LiTS.partial").mkdir()
+    finding = next(f for f in environment.examine() if f.subject == "conversions")
+    assert finding.is_fine  # it may be running
+    assert ".Dataset503_LiTS.partial" in finding.message
+    assert "goes on from there, or delete" in finding.message

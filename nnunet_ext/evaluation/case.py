@@ -21,7 +21,7 @@ from nnunet_ext.evaluation.metrics import (
     presence,
 )
 from nnunet_ext.evaluation.scores import chaos_score, sliver07_score
-from nnunet_ext.evaluation.surface import Box, bounding_box, join_boxes, surface_distances
+from nnunet_ext.evaluation.surface import Box, border_distances, bounding_box, join_boxes, object_border
 from nnunet_ext.evaluation.targets import LabelScheme
 
 Labels = npt.NDArray[np.unsignedinteger[Any]]
@@ -104,18 +104,17 @@ def evaluate_pair(
             if found == "both":
                 own = _surroundings([label_boxes[m] for m in target.members], box, shape)
                 unknown = None if ignored is None else (ref[own] == scheme.ignore)
-                masks = [_mask(labels[own], target.members) for labels in (ref, pred)]
-                if unknown is not None:
-                    masks[1] &= ~unknown
-                distances = surface_distances(
-                    masks[0],
-                    masks[1],
-                    steps,
-                    conventions.border_neighbourhood,
-                    conventions.edge_is_surface,
-                    unknown,
-                    workers=workers,
-                )
+                borders = []
+                for labels in (ref, pred):
+                    # Each mask goes when its border is found: at no time do both take memory.
+                    mask = _mask(labels[own], target.members)
+                    if unknown is not None:
+                        mask &= ~unknown
+                    borders.append(
+                        object_border(mask, conventions.border_neighbourhood, conventions.edge_is_surface, unknown)
+                    )
+                    del mask
+                distances = border_distances(borders[0], borders[1], steps, workers=workers)
                 values |= distance_metrics(distances, conventions)
             else:
                 values |= absent_distance_metrics(shape, steps, conventions)

@@ -90,7 +90,7 @@ def box_plots(
 
 
 def _limits(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
-    """Axis limits: all values, unless a few distant ones would flatten every box to a line."""
+    """Axis limits: all values, unless a few distant ones would flatten every box to a line; means always within."""
     everything = np.concatenate([g[np.isfinite(g)] for g in groups])
     if everything.size == 0:
         return 0.0, 1.0
@@ -104,7 +104,9 @@ def _limits(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
             near = finite[(finite >= lower - reach) & (finite <= upper + reach)]
             near_low, near_high = min(near_low, near.min()), max(near_high, near.max())
     if near_high > near_low and high - low > _SQUEEZE * (near_high - near_low):
-        low, high = float(near_low), float(near_high)
+        # The diamond of a mean that distant values have pulled away belongs on the axis, or the box would mislead.
+        means = [float(group.mean()) for group in groups if group.size and np.isfinite(group).all()]
+        low, high = float(min(near_low, *means, near_low)), float(max(near_high, *means, near_high))
     margin = 0.08 * (high - low) or 0.5
     return low - margin, high + margin
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nnunet_ext.evaluation.confusion import ConfusionCounts
 from nnunet_ext.evaluation.conventions import Conventions
-from nnunet_ext.evaluation.surface import SurfaceDistances
+from nnunet_ext.evaluation.distances import Distances, SurfaceDistances
 
 Presence = Literal["both", "missed", "false_positive", "absent"]
 
@@ -177,27 +177,27 @@ def distance_metrics(distances: SurfaceDistances, conventions: Conventions) -> d
     the directed value P→R is assumed.
     """
     sides = (distances.pred_to_ref, distances.ref_to_pred)
-    pooled = np.concatenate(sides)
-    means = [float(side.mean()) for side in sides]
-    roots = [float(np.sqrt(np.mean(np.square(side)))) for side in sides]
-    percentiles = [float(np.percentile(side, 95)) for side in sides]
-    percentile_pooled = float(np.percentile(pooled, 95))
+    pooled = Distances.joined(sides)
+    means = [side.mean() for side in sides]
+    roots = [side.root_mean_square() for side in sides]
+    percentiles = [side.percentile(95) for side in sides]
+    percentile_pooled = pooled.percentile(95)
     by_pool = conventions.averaging == "pooled"
     values = {
         "ASD": means[0],
         "ASD_ref_to_pred": means[1],
-        "ASSD": float(pooled.mean()) if by_pool else sum(means) / 2,
+        "ASSD": pooled.mean() if by_pool else sum(means) / 2,
         "MASD": sum(means) / 2,
-        "RMSD": float(np.sqrt(np.mean(np.square(pooled)))) if by_pool else sum(roots) / 2,
+        "RMSD": pooled.root_mean_square() if by_pool else sum(roots) / 2,
         "RMSE": roots[0],
-        "HD": float(pooled.max()),
+        "HD": pooled.largest(),
         "HD95": percentile_pooled if conventions.percentile_rule == "pooled" else max(percentiles),
         "HD95_max_of_sides": max(percentiles),
         "HD95_pooled": percentile_pooled,
     }
     for tolerance in conventions.nsd_tolerances_mm:
         # Half a micrometre of slack: a distance of exactly the tolerance counts, whatever its last bit.
-        values[nsd_name(tolerance)] = float(np.count_nonzero(pooled <= tolerance + 5e-7)) / pooled.size
+        values[nsd_name(tolerance)] = pooled.share_within(tolerance + 5e-7)
     return values
 
 

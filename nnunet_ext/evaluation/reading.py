@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.nifti_length import promised_length, stored_length
 
 # Headers of one image written by different tools differ in the last digits of float32.
 _RELATIVE_TOLERANCE = 1e-3
@@ -102,21 +102,11 @@ def read_label_map(path: Path, reader: type) -> LabelMap:
 
 def _check_complete(path: Path) -> None:
     """Raise if a NIfTI file ends early or its checksum is wrong: SimpleITK reads zeros for what is missing."""
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
         return
     import nibabel
-    from isal import igzip
 
-    if name.endswith(".gz"):
-        length = 0
-        with igzip.open(path) as stream:
-            while chunk := stream.read(1 << 22):
-                length += len(chunk)
-    else:
-        length = path.stat().st_size
-    image: Any = nibabel.load(path)
-    expected = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+    length, expected = stored_length(path), promised_length(nibabel.load(path))
     if length < expected:
         raise ValueError(f"it is truncated, with {length} bytes of {expected}")
 

@@ -12,10 +12,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from nnunet_ext.evaluation.distances import Distances
+
 Mask = npt.NDArray[np.bool_]
 
 _MOST_OFFSETS = 600
-_AT_A_TIME = 1 << 16  # voxels: their state stays in the cache, and dense noise needs no more memory than an organ
 _LOOK_S = 1.5e-9  # to try one offset of one voxel; only its ratio to the next matters
 _SEARCH_S = 8e-7  # to find a voxel's partner by other means
 # After so many offsets it is asked whether the looks so far have saved more than they cost.
@@ -36,70 +37,71 @@ def _offsets(spacing: tuple[float, ...]) -> tuple[npt.NDArray[np.intp], npt.NDAr
     return grid[order], lengths[order]
 
 
-def nearest_by_shells(
-    queries: npt.NDArray[np.intp], other: Mask, spacing: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Distances to the nearest set voxel, of those voxels that have one close by.
+class Shells:
+    """Search for the voxels of a mask around other voxels; it counts the distances it has found.
 
-    Args:
-        queries: flat indices of voxels that are not set themselves.
-        other: the mask, of any dimension.
-        spacing: voxel size in mm in the order of the array axes.
-
-    Returns:
-        Exact distances in mm, in the order of ``queries``; infinite where the search was given up.
+    It gives up where it would have been quicker to search by other means, all voxels so far taken together.
     """
-    offsets, lengths = _offsets(tuple(float(step) for step in spacing))
-    distances = np.full(queries.size, np.inf)
-    if len(offsets) == 0:
-        return distances
-    reach = np.abs(offsets).max(0)
-    padded = np.zeros([n + 2 * r for n, r in zip(other.shape, reach, strict=True)], bool)
-    padded[tuple(slice(r, r + n) for n, r in zip(other.shape, reach, strict=True))] = other
-    strides = np.cumprod([1, *padded.shape[:0:-1]])[::-1]
-    jumps = offsets @ strides
-    gain = 0.0
-    for start in range(0, queries.size, _AT_A_TIME):
-        part = slice(start, start + _AT_A_TIME)
-        index = np.unravel_index(queries[part], other.shape)
-        voxels = sum((i + r) * stride for i, r, stride in zip(index, reach, strides, strict=True))
-        gain = _search(voxels, padded.reshape(-1), jumps, lengths, distances[part], gain)
-    return distances
 
+    def __init__(self, other: Mask, spacing: npt.NDArray[np.float64]) -> None:
+        """Get ready to look into a mask.
 
-def _search(
-    voxels: npt.NDArray[np.intp],
-    looked: Mask,
-    jumps: npt.NDArray[np.intp],
-    lengths: npt.NDArray[np.float64],
-    distances: npt.NDArray[np.float64],
-    gain: float,
-) -> float:
-    """Write into ``distances`` those of ``voxels`` to the nearest set voxel of ``looked``, both in flat indices.
+        Args:
+            other: The mask, of any dimension.
+            spacing: Voxel size in mm in the order of the array axes.
+        """
+        offsets, lengths = _offsets(tuple(float(step) for step in spacing))
+        self._shape = other.shape
+        self._reach = np.abs(offsets).max(0, initial=0)
+        # With a margin as wide as the longest offset no look falls out of the array.
+        padded = np.zeros([n + 2 * r for n, r in zip(other.shape, self._reach, strict=True)], bool)
+        padded[tuple(slice(r, r + n) for n, r in zip(other.shape, self._reach, strict=True))] = other
+        self._looked = padded.reshape(-1)
+        self._strides = np.cumprod([1, *padded.shape[:0:-1]])[::-1]
+        self._jumps = offsets @ self._strides
+        # Offsets of one length belong together.
+        self._starts = np.flatnonzero(np.diff(lengths, prepend=-1.0) > 0)
+        self._ends = [*self._starts[1:], len(lengths)]
+        self._lengths = lengths[self._starts]
+        self._counts = np.zeros(self._starts.size, np.int64)
+        self._gain = 0.0
 
-    Gives up where it would have been quicker to search by other means, all voxels so far taken together; ``gain`` is
-    the time they have saved, and the new one is returned.
-    """
-    # offsets of one length belong together
-    starts = np.flatnonzero(np.diff(lengths, prepend=-1.0) > 0)
-    ends = [*starts[1:], len(lengths)]
-    left = np.arange(voxels.size)
-    stops = iter(_STOPS)
-    stop = next(stops)
-    for start, end in zip(starts, ends, strict=True):
-        hit = looked[voxels + jumps[start]]
-        for jump in jumps[start + 1 : end]:
-            hit |= looked[voxels + jump]
-        gain -= voxels.size * (end - start) * _LOOK_S
-        if hit.any():
-            distances[left[hit]] = lengths[start]
-            np.logical_not(hit, out=hit)
-            gain += _SEARCH_S * (left.size - np.count_nonzero(hit))
-            left, voxels = left[hit], voxels[hit]
-            if left.size == 0:
-                break
-        if end >= stop:
-            if gain < 0:
-                break
-            stop = next(stops, _MOST_OFFSETS + 1)
-    return gain
+    def search(self, queries: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Look around some voxels.
+
+        Args:
+            queries: Flat indices of voxels that are not set in the mask.
+
+        Returns:
+            Those of ``queries``, in their order, for which the search was given up.
+        """
+        index = np.unravel_index(queries, self._shape)
+        voxels = np.zeros(queries.size, np.intp)
+        for place, reach, stride in zip(index, self._reach, self._strides, strict=True):
+            voxels += (place + reach) * stride
+        del index
+        stops = iter(_STOPS)
+        stop = next(stops)
+        for shell, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
+            hit = self._looked[voxels + self._jumps[start]]
+            for jump in self._jumps[start + 1 : end]:
+                hit |= self._looked[voxels + jump]
+            self._gain -= voxels.size * (end - start) * _LOOK_S
+            found = np.count_nonzero(hit)
+            if found:
+                self._counts[shell] += found
+                self._gain += _SEARCH_S * found
+                np.logical_not(hit, out=hit)
+                queries, voxels = queries[hit], voxels[hit]
+                if queries.size == 0:
+                    break
+            if end >= stop:
+                if self._gain < 0:
+                    break
+                stop = next(stops, _MOST_OFFSETS + 1)
+        return queries
+
+    def found(self) -> Distances:
+        """Exact distances in mm of all voxels for which the search was not given up."""
+        used = self._counts > 0
+        return Distances(self._lengths[used], self._counts[used])

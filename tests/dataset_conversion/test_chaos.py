@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -270,3 +271,18 @@ def test_module_on_its_own():
     command = [sys.executable, "-m", "dataset_conversion.chaos", "--help"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert "chaos-t1dual" in done.stdout and "lits" not in done.stdout
+
+
+def test_the_folder_to_point_at_is_named(raw, tmp_path):
+    for part in ("CT", "T2SPIR"):
+        write_chaos(tmp_path / "d", part, **FEW)
+    ct = next(p for p in (tmp_path / "d").rglob("Train_Sets/CT") if p.is_dir())
+    mr = ct.with_name("MR")
+    for wrong, part, right in ((mr, "CT", ct), (ct, "T2SPIR", mr), (ct / "1/Ground", "CT", ct)):
+        with pytest.raises(
+            UserError, match=f"holds no CHAOS {part} case: it lies in.* point at {re.escape(str(right))}"
+        ):
+            convert_chaos(wrong, Options(), part)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no folder DICOM_anon .* point at the folder with Train_Sets"):
+        convert_chaos(tmp_path / "empty", Options(), "CT")

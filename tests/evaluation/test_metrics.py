@@ -5,6 +5,7 @@ import pytest
 
 from nnunet_ext.evaluation.confusion import ConfusionCounts
 from nnunet_ext.evaluation.conventions import Conventions
+from nnunet_ext.evaluation.distances import Distances, SurfaceDistances
 from nnunet_ext.evaluation.metrics import (
     METRICS,
     absent_distance_metrics,
@@ -15,9 +16,8 @@ from nnunet_ext.evaluation.metrics import (
     presence,
     relative_dice,
 )
-from nnunet_ext.evaluation.surface import SurfaceDistances
 
-LISTS = SurfaceDistances(pred_to_ref=np.array([0.0, 1.0, 5.0]), ref_to_pred=np.array([2.0]))
+LISTS = SurfaceDistances(pred_to_ref=Distances.of([0.0, 1.0, 5.0]), ref_to_pred=Distances.of([2.0]))
 
 
 def test_overlap_by_hand():
@@ -62,7 +62,7 @@ def test_distances_by_hand():
 
 
 def test_conventions_decide_between_sides():
-    lists = SurfaceDistances(np.array([0.0, 1.0, 5.0]), np.array([4.0]))
+    lists = SurfaceDistances(Distances.of([0.0, 1.0, 5.0]), Distances.of([4.0]))
     pooled = distance_metrics(lists, Conventions())
     sides = distance_metrics(lists, Conventions(averaging="mean_of_sides", percentile_rule="pooled"))
     assert pooled["ASSD"] == 2.5 and sides["ASSD"] == sides["MASD"] == pooled["MASD"] == 3.0

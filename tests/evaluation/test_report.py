@@ -98,3 +98,12 @@ def test_comparison_report_names_winner():
         dict(reversed(models.items())), compare(dict(reversed(models.items())), ["Dice"]), [], "x"
     )
     assert "stock: DSC worse than new" in worse
+
+
+def test_a_mean_is_never_beyond_the_axis():
+    from nnunet_ext.evaluation.figures import _limits
+
+    values = np.array([*np.linspace(99.5, 100, 20), 20.0])  # one case pulls the mean below the box
+    low, high = _limits([values])
+    assert 20 < low < values.mean() < high  # the distant case itself stays a triangle
+    assert _limits([np.array([1.0, np.inf])]) == (0.5, 1.5)

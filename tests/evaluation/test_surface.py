@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_ext.evaluation import surface
+from nnunet_ext.evaluation.distances import Distances
 from nnunet_ext.evaluation.surface import border, bounding_box, surface_distances
 from tests.evaluation.brute_force import KINDS, SHAPES, border_points, directed, random_masks
 
@@ -26,7 +27,12 @@ def test_border_equals_its_definition(options, shape, ignore):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("shape", "spacing"), SHAPES)
 @pytest.mark.parametrize("options", [CONVENTIONS[0], CONVENTIONS[3], CONVENTIONS[5]], ids=str)
-def test_distances_equal_all_pairs(method, kind, shape, spacing, options, monkeypatch):
+@pytest.mark.parametrize("block", [None, 7])
+def test_distances_equal_all_pairs(method, kind, shape, spacing, options, block, monkeypatch):
+    if block is not None:  # several blocks from one slab, and blocks that begin in the slab before
+        monkeypatch.setattr(surface, "_BLOCK_LEAST", block)
+        monkeypatch.setattr(surface, "_BLOCK_SHARE", 0.0)
+        monkeypatch.setattr(surface, "_SCAN_MOST", 2 * shape[-1] * shape[-2])
     if method == "shells":  # for however few points
         monkeypatch.setattr(surface, "_FEW", 0)
         method = "auto"
@@ -35,8 +41,8 @@ def test_distances_equal_all_pairs(method, kind, shape, spacing, options, monkey
         options = options | {"edge_is_surface": True}
     found = surface_distances(ref, pred, spacing, method=method, **options)
     pred_to_ref, ref_to_pred = directed(ref, pred, spacing, **options)
-    np.testing.assert_allclose(np.sort(found.pred_to_ref), pred_to_ref, atol=1e-9)
-    np.testing.assert_allclose(np.sort(found.ref_to_pred), ref_to_pred, atol=1e-9)
+    np.testing.assert_allclose(found.pred_to_ref.expanded(), pred_to_ref, atol=1e-9)
+    np.testing.assert_allclose(found.ref_to_pred.expanded(), ref_to_pred, atol=1e-9)
 
 
 def test_slabs_that_cannot_settle_a_distance_leave_it_to_the_tree(monkeypatch):
@@ -49,8 +55,8 @@ def test_slabs_that_cannot_settle_a_distance_leave_it_to_the_tree(monkeypatch):
         pred[12:27] = False  # distances across the gap exceed the halo
         found = surface_distances(ref, pred, (3.0, 1.0, 0.5), method="transform")
         pred_to_ref, ref_to_pred = directed(ref, pred, (3.0, 1.0, 0.5))
-        np.testing.assert_allclose(np.sort(found.pred_to_ref), pred_to_ref, atol=1e-9)
-        np.testing.assert_allclose(np.sort(found.ref_to_pred), ref_to_pred, atol=1e-9)
+        np.testing.assert_allclose(found.pred_to_ref.expanded(), pred_to_ref, atol=1e-9)
+        np.testing.assert_allclose(found.ref_to_pred.expanded(), ref_to_pred, atol=1e-9)
 
 
 def test_a_slab_does_not_trust_a_distance_longer_than_its_halo(monkeypatch):
@@ -60,7 +66,7 @@ def test_a_slab_does_not_trust_a_distance_longer_than_its_halo(monkeypatch):
     ref[7, 1, 0] = True
     pred[7, 1, 39] = True  # in the slab of planes 0 to 9, 39 voxels away
     pred[12, 1, 0] = True  # beyond it, 5 voxels away
-    assert surface_distances(ref, pred, (1, 1, 1), method="transform").ref_to_pred == pytest.approx([5.0])
+    assert surface_distances(ref, pred, (1, 1, 1), method="transform").ref_to_pred.values == pytest.approx([5.0])
 
 
 def test_points_farther_than_any_of_the_sample_are_found(monkeypatch):
@@ -70,8 +76,8 @@ def test_points_farther_than_any_of_the_sample_are_found(monkeypatch):
     pred[:, 12:] = False
     ref[5, 29] = True
     found = surface_distances(ref, pred, (1, 1))
-    np.testing.assert_allclose(np.sort(found.ref_to_pred), directed(ref, pred, (1, 1))[1], atol=1e-9)
-    assert np.isfinite(found.ref_to_pred).all()
+    np.testing.assert_allclose(found.ref_to_pred.expanded(), directed(ref, pred, (1, 1))[1], atol=1e-9)
+    assert np.isfinite(found.ref_to_pred.values).all()
 
 
 def test_a_costly_tree_is_given_up_for_the_transform(monkeypatch):
@@ -85,16 +91,16 @@ def test_a_costly_tree_is_given_up_for_the_transform(monkeypatch):
     ref, pred = random_masks(np.random.default_rng(3), (9, 8, 10), "noise")
     found = surface_distances(ref, pred, (1, 1, 1))
     assert calls
-    np.testing.assert_allclose(np.sort(found.pred_to_ref), directed(ref, pred, (1, 1, 1))[0], atol=1e-9)
+    np.testing.assert_allclose(found.pred_to_ref.expanded(), directed(ref, pred, (1, 1, 1))[0], atol=1e-9)
 
 
 def test_an_object_that_fills_the_image_has_the_edge_as_surface():
     full, inner = np.ones((6, 6, 6), bool), np.zeros((6, 6, 6), bool)
     inner[2:4, 2:4, 2:4] = True
     found = surface_distances(full, inner, (1, 1, 1), edge_is_surface=False)
-    np.testing.assert_allclose(found.pred_to_ref, 2.0)
+    assert found.pred_to_ref.values == pytest.approx([2.0])
     same = surface_distances(full, full, (1, 1, 1), edge_is_surface=False)
-    assert same.pred_to_ref.size > 0 and not same.pred_to_ref.any()
+    assert same.pred_to_ref.size == 6**3 - 4**3 and same.pred_to_ref.values.tolist() == [0.0]
 
 
 def test_shifted_box_is_known():
@@ -103,7 +109,7 @@ def test_shifted_box_is_known():
     ref[1:5, 2:6, 2:6] = True
     pred[4:8, 2:6, 2:6] = True
     found = surface_distances(ref, pred, (2.0, 1.0, 1.0))
-    assert found.pred_to_ref.max() == 6.0
+    assert found.pred_to_ref.largest() == 6.0
     assert found.pred_to_ref.size == found.ref_to_pred.size == 4**3 - 2**3
 
 
@@ -112,9 +118,9 @@ def test_concentric_balls():
     z, y, x = np.ogrid[:81, :81, :81]
     squared = (z - 40) ** 2 + (y - 40) ** 2 + (x - 40) ** 2
     found = surface_distances(squared <= 30**2, squared <= 34**2, (1, 1, 1))
-    pooled = np.concatenate([found.pred_to_ref, found.ref_to_pred])
+    pooled = Distances.joined([found.pred_to_ref, found.ref_to_pred])
     assert pooled.mean() == pytest.approx(3.827, abs=6e-4)
-    assert pooled.max() == pytest.approx(4.243, abs=6e-4)
+    assert pooled.largest() == pytest.approx(4.243, abs=6e-4)
 
 
 def test_bounding_box():
@@ -147,7 +153,7 @@ def pairs(draw):
 
 
 def same(a, b):
-    np.testing.assert_allclose(np.sort(a), np.sort(b), atol=1e-9)
+    np.testing.assert_allclose(a.expanded(), b.expanded(), atol=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
