@@ -1,0 +1,482 @@
+"""Two networks that teach each other on unlabelled images.
+
+Source: Huang et al., "SD-Net: a semi-supervised double-cooperative network for liver segmentation from computed
+tomography (CT) images", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import distributed as dist
+from torch import nn
+
+from nnunet_ext.data.targets import target_maps
+from nnunet_ext.data.unlabelled_loader import OwnRandomNumbers, UnlabelledDataLoader
+from nnunet_ext.errors import UserError
+from nnunet_ext.losses.dual import difference_loss, difference_region, sharpen, soft_dice_loss, teaching_loss
+from nnunet_ext.networks.dual import DualNetwork, mean_outputs, residual_counterpart
+from nnunet_ext.trainers.frozen_copy import bare
+from nnunet_ext.trainers.helpers import HelperNetwork
+from nnunet_ext.trainers.loaders import OwnLoadersTrainer
+from nnunet_ext.trainers.schedules import ramp
+from nnunet_ext.unlabelled.store import StoreRecord, plans_fingerprint, store_folder
+
+Inference = Literal["mean", "first", "second", "best"]
+NAMES = ("first", "second")
+SECOND = "second_network"
+
+
+class nnUNetTrainerSDNet(OwnLoadersTrainer):
+    """Eq. 7 and 8: the network of the plans and its residual counterpart learn from labels and from each other.
+
+    Half of every batch is labelled: Dice + CE for both networks with deep supervision as in stock nnU-Net, and a
+    squared error where their hard predictions differ. The other half is not: the network with the lower Dice loss on
+    the labelled half gives the other one its sharpened prediction as target. Both terms of the paper act on the finest
+    output alone, where the predictions are made that they compare.
+
+    ``self.network`` is the first network, that of the plans, and the second one is a helper; checkpoints, validation
+    and inference are of :class:`DualNetwork`, which holds both.
+    """
+
+    # Weight of the squared error in the difference region (Eq. 7 gives none).
+    difference_weight: float = 1.0
+    # Weight of the unlabelled term (Eq. 8; the paper gives none). 0: no unlabelled images, whole batches are labelled.
+    unlabelled_weight: float = 1.0
+    # Fraction of the run over which that weight rises from 0; 0: constant, as in the paper.
+    unlabelled_ramp: float = 0.0
+    # T of Algorithm 1.
+    temperature: float = 0.1
+    # Whose prediction counts: the mean of both, one of them, or the one with the better pseudo Dice in validation.
+    inference: Inference = "mean"
+    # Weight of the past in the running mean of the pseudo Dice by which "best" chooses; that of nnU-Net's own.
+    dice_memory: float = 0.9
+
+    network: Any
+    dataloader_unlabelled: Any = None
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        # The class builds both networks, for inference; what trains as self.network is the first one alone.
+        self.build_network_architecture: Callable[..., nn.Module] = nnUNetTrainer.build_network_architecture  # type: ignore[method-assign]
+        self._pseudo_dice: list[float] | None = None
+        self._resumed_unlabelled_states: dict[str, Any] | None = None
+
+    # ---- the networks ----
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Both networks in one, for inference; which of them answers is in the checkpoint."""
+        channels = (num_input_channels, num_output_channels)
+        first = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, *channels, enable_deep_supervision
+        )
+        return DualNetwork(first, build_second_network(configuration_manager, *channels, enable_deep_supervision))
+
+    @property
+    def second(self) -> HelperNetwork:
+        """The second network, with its optimiser."""
+        return self.helpers[SECOND]
+
+    @property
+    def both(self) -> tuple[nn.Module, nn.Module]:
+        """The two networks themselves, whatever wraps the first one."""
+        network = self.network.module if isinstance(self.network, _Distributed) else bare(self.network)
+        return (network.first if isinstance(network, DualNetwork) else network), self.second.module
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Weights of the two networks in inference."""
+        if self.inference == "best" and self._pseudo_dice is not None:
+            return (1.0, 0.0) if self._pseudo_dice[0] >= self._pseudo_dice[1] else (0.0, 1.0)
+        return {"first": (1.0, 0.0), "second": (0.0, 1.0)}.get(self.inference, (0.5, 0.5))
+
+    @contextmanager
+    def both_as_network(self) -> Iterator[None]:
+        """Within this context ``self.network`` is both networks in one, for what stock nnU-Net does with it."""
+        alone = self.network
+        run = (alone.module if self.is_ddp else alone, self.second)
+        dual = DualNetwork(*self.both, self.shares, run).to(self.device)
+        self.network = _Distributed(dual) if self.is_ddp else dual
+        try:
+            yield
+        finally:
+            self.network = alone
+
+    def build_helpers(self) -> dict[str, HelperNetwork]:
+        """The second network, which learns as the first one does."""
+        module = build_second_network(
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        )
+
+        def optimizer(parameters: Any) -> torch.optim.Optimizer:
+            return torch.optim.SGD(
+                parameters, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
+            )
+
+        return {SECOND: self.make_helper(module, optimizer, self.initial_lr)}
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """In both networks."""
+        networks: tuple[Any, Any] = self.both
+        for network in networks:
+            network.decoder.deep_supervision = enabled
+
+    # ---- checks ----
+
+    @property
+    def labelled_batch_size(self) -> int:
+        """Labelled samples in a batch: half of it, and the odd one."""
+        return self.batch_size - self.unlabelled_batch_size
+
+    @property
+    def unlabelled_batch_size(self) -> int:
+        """Unlabelled samples in a batch."""
+        return self.batch_size // 2 if self.unlabelled_weight else 0
+
+    def check_supported(self) -> None:
+        """The options, the network of the plans and the batch."""
+        name = type(self).__name__
+        plans = f"{self.preprocessed_dataset_folder_base}/{self.plans_manager.plans_name}.json"
+        if self.inference not in get_args(Inference):
+            raise UserError(
+                f"inference of {name} must be one of {', '.join(get_args(Inference))}, got {self.inference!r}."
+            )
+        if self.temperature <= 0 or self.unlabelled_weight < 0 or self.difference_weight < 0:
+            raise UserError(
+                f"{name} needs a temperature above 0 and weights of at least 0, got temperature {self.temperature}, "
+                f"unlabelled_weight {self.unlabelled_weight} and difference_weight {self.difference_weight}."
+            )
+        network = self.configuration_manager.network_arch_class_name
+        if residual_counterpart(network, {"n_stages": 1, "n_conv_per_stage": 1}) is None:
+            raise UserError(
+                f"{name} knows no residual counterpart of {network}, the network of configuration "
+                f"{self.configuration_name} in {plans}: use plans with PlainConvUNet or ResidualEncoderUNet."
+            )
+        size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
+        if self.unlabelled_weight and size < 2:
+            raise UserError(
+                f"{name} fills half of a batch with unlabelled samples, for which {size} sample on a device is too "
+                f"few: raise batch_size of configuration {self.configuration_name} in {plans}."
+            )
+
+    def unlabelled_dataset(self) -> nnUNetBaseDataset:
+        """The preprocessed unlabelled images.
+
+        Raises:
+            UserError: there are none, they belong to other plans, or the previous stage of a cascade did not see them.
+        """
+        name, plans = self.plans_manager.dataset_name, self.plans_manager
+        folder = store_folder(self.preprocessed_dataset_folder_base, self.configuration_manager.data_identifier)
+        record = StoreRecord.read(folder)
+        command = (
+            f"nnunet-ext preprocess-unlabelled -d {int(name[len('Dataset') :][:3])} -c {self.configuration_name} "
+            f"-p {plans.plans_name}"
+        )
+        if not folder.is_dir() or not record.cases:
+            raise UserError(
+                f"{type(self).__name__} needs unlabelled images and finds none in {folder}: put some into imagesUn of "
+                f"{name} in nnUNet_raw and run {command}, or use nnUNetTrainerSDNetLabelled."
+            )
+        if record.plans != plans_fingerprint(plans.plans, self.configuration_manager.configuration):
+            raise UserError(f"{folder} was made with other plans than those of this run: run {command}.")
+        previous = self.folder_with_segs_from_previous_stage
+        if previous is not None:
+            lacking = [case for case in sorted(record.cases) if not list(Path(previous).glob(f"{case}.*"))]
+            if lacking:
+                raise UserError(
+                    f"{previous} has no prediction of the unlabelled {lacking[0]} ({len(lacking)} of "
+                    f"{len(record.cases)} images lack one), which nnU-Net does not make: train "
+                    f"{type(self).__name__} with 3d_fullres or 3d_lowres."
+                )
+        dataset_class = infer_dataset_class(str(folder))
+        return dataset_class(str(folder), sorted(record.cases), folder_with_segs_from_previous_stage=previous)
+
+    # ---- loaders ----
+
+    def on_train_start(self) -> None:
+        """Start the loaders, that of the unlabelled images too."""
+        if self.unlabelled_weight:
+            self.unlabelled_dataset()  # what is missing is said before anything is built
+        super().on_train_start()
+        if self._resumed_unlabelled_states is not None and self.local_rank == 0:
+            self.dataloader_unlabelled.states = self._resumed_unlabelled_states
+        self._resumed_unlabelled_states = None
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """The stock loaders, and beside them one for unlabelled patches."""
+        loaders = super().get_dataloaders()
+        if self.unlabelled_weight:
+            self.dataloader_unlabelled = self._start_unlabelled_loader()
+        return loaders
+
+    def make_training_loader(self, dataset: nnUNetBaseDataset) -> nnUNetDataLoader:
+        """Labelled patches, as many of them centred on foreground as in stock nnU-Net.
+
+        nnU-Net centres the last third of a batch, which in half a batch may be none: here each labelled sample is
+        centred with the probability that a sample has in a whole batch.
+        """
+        sampling = self.sampling()
+        if self.unlabelled_weight and not self.probabilistic_oversampling:
+            centred = self.batch_size - round(self.batch_size * (1 - self.oversample_foreground_percent))
+            sampling = {
+                "oversample_foreground_percent": centred / self.batch_size,
+                "probabilistic_oversampling": True,
+            }
+        return self.augmented_loader(nnUNetDataLoader, dataset, self.labelled_batch_size, **sampling)
+
+    def training_workers(self, allowed: int) -> int:
+        """The other half of them loads unlabelled patches."""
+        return max(1, allowed - allowed // 2) if allowed and self.unlabelled_weight else allowed
+
+    def _start_unlabelled_loader(self) -> OwnRandomNumbers:
+        dataset = self.unlabelled_dataset()
+        self.print_to_log_file(
+            f"{len(dataset.identifiers)} unlabelled images; a batch has {self.labelled_batch_size} labelled and "
+            f"{self.unlabelled_batch_size} unlabelled sample(s)."
+        )
+        loader = self.augmented_loader(UnlabelledDataLoader, dataset, self.unlabelled_batch_size, with_target=False)
+        workers = get_allowed_n_proc_DA()
+        started = self.start_loader(loader, max(1, workers // 2) if workers else 0, max(6, workers // 2))
+        # Another beginning than that of the labelled patches: else both would be cut and turned alike.
+        seed = np.random.SeedSequence([torch.initial_seed() % 2**63, self.local_rank])
+        apart = OwnRandomNumbers(started, int(seed.generate_state(1)[0]))
+        next(apart)
+        return apart
+
+    def on_train_end(self) -> None:
+        """Stop all loaders."""
+        super().on_train_end()
+        if self.dataloader_unlabelled is not None:
+            if isinstance(self.dataloader_unlabelled.loader, NonDetMultiThreadedAugmenter):
+                self.dataloader_unlabelled.loader._finish()
+            self.dataloader_unlabelled = None
+
+    # ---- training ----
+
+    @property
+    def unlabelled_factor(self) -> float:
+        """Weight of the unlabelled term in this epoch."""
+        return self.unlabelled_weight * ramp(self.current_epoch, self.num_epochs, self.unlabelled_ramp)
+
+    def train_step(self, batch: dict) -> dict:
+        """One step of each network down Eq. 7 and, for the one that is taught, Eq. 8 (Algorithm 1)."""
+        data, target = self.to_device(batch)
+        labelled = len(data)
+        if self.unlabelled_weight:
+            unlabelled = next(self.dataloader_unlabelled)["data"].to(self.device, non_blocking=True)
+            data = torch.cat([data, unlabelled])
+        regions, ignored = self.label_manager.has_regions, self.label_manager.ignore_label
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            outputs = [self._outputs(network(data)) for network in (self.network, self.second)]
+            basic = [self._basic(scales, target, labelled) for scales in outputs]
+        finest = [scales[0] for scales in outputs]
+        with_label = [logits[:labelled] for logits in finest]
+        truth, known = target_maps(
+            target[0] if self.enable_deep_supervision else target, finest[0].shape[1], ignored, regions
+        )
+
+        difference = difference_region(with_label[0].detach(), with_label[1].detach(), regions)
+        difference = difference if known is None else difference & known
+        mistakes = [difference_loss(logits, truth, difference, regions) for logits in with_label]
+        dice = self._dice_losses(with_label, truth, known, regions)
+        first_teaches = dice[0] < dice[1]
+        terms: dict[str, torch.Tensor] = {}
+        for i, name in enumerate(NAMES):
+            terms[f"Dice loss: {name}"] = dice[i]
+            terms[f"Dice + CE: {name}"] = basic[i]
+            terms[f"difference: {name}"] = mistakes[i]
+        terms["difference region"] = difference.float().mean()
+        losses = [b + self.difference_weight * m for b, m in zip(basic, mistakes, strict=True)]
+        if self.unlabelled_weight:
+            without = [logits[labelled:] for logits in finest]
+            with torch.no_grad():
+                teacher = torch.where(first_teaches, without[0], without[1])
+                pseudo_label = sharpen(teacher, self.temperature, regions)
+            # Who is taught is decided on the device: the host need not wait for it.
+            taught = [(~first_teaches).float(), first_teaches.float()]
+            lessons = [taught[i] * teaching_loss(without[i], pseudo_label, regions) for i in range(2)]
+            losses = [loss + self.unlabelled_factor * lesson for loss, lesson in zip(losses, lessons, strict=True)]
+            terms["first teaches"] = first_teaches.float()
+            terms["unlabelled"] = lessons[0] + lessons[1]
+        self.network_step(losses[0])
+        self.second.step(losses[1])
+        return self.step_output((losses[0].detach() + losses[1].detach()) / 2, terms)
+
+    def _outputs(self, outputs: Any) -> list[torch.Tensor]:
+        """Outputs from the finest on, that in float32: there the gradients of several terms are summed."""
+        outputs = outputs if self.enable_deep_supervision else [outputs]
+        return [outputs[0].float(), *outputs[1:]]
+
+    def _basic(self, outputs: list[torch.Tensor], target: Any, labelled: int) -> torch.Tensor:
+        """Dice + CE of the labelled samples, with deep supervision (Eq. 4 and 5 as nnU-Net has them)."""
+        chosen = [output[:labelled] for output in outputs]
+        return self.loss(chosen, target) if self.enable_deep_supervision else self.loss(chosen[0], target)
+
+    @torch.no_grad()
+    def _dice_losses(
+        self, logits: list[torch.Tensor], truth: torch.Tensor, known: torch.Tensor | None, regions: bool
+    ) -> torch.Tensor:
+        """The two Dice losses of Algorithm 1, (2,), on all devices those of the whole batch."""
+        losses = torch.stack([soft_dice_loss(each, truth, known, regions) for each in logits])
+        if self.is_ddp:
+            dist.all_reduce(losses)
+            losses /= dist.get_world_size()
+        return losses
+
+    # ---- validation ----
+
+    def on_validation_epoch_start(self) -> None:
+        """Both networks in evaluation mode."""
+        super().on_validation_epoch_start()
+        self.second.module.eval()
+
+    def validation_step(self, batch: dict) -> dict:
+        """What stock nnU-Net computes, for the combination of both, with the counts of each beside it."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        with self.autocast():
+            outputs = [network(data) for network in (self.network, self.second)]
+        batch = {**batch, "data": data}
+        result = self._validate(batch, mean_outputs(outputs[0], outputs[1], self.shares))
+        for name, output in zip(NAMES, outputs, strict=True):
+            counts = self._validate(batch, output)
+            result |= {f"{key}: {name}": counts[key] for key in ("tp_hard", "fp_hard", "fn_hard")}
+        return result
+
+    def _validate(self, batch: dict, output: Any) -> dict:
+        """The stock step with a given output of the network."""
+        target = batch["target"]  # which the stock step changes where voxels are ignored
+        copied = [t.clone() for t in target] if isinstance(target, list) else target.clone()
+        network, self.network = self.network, lambda _: output
+        try:
+            return super().validation_step({**batch, "target": copied})
+        finally:
+            self.network = network
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """Log the combination as stock nnU-Net does, and keep the running pseudo Dice of each network."""
+        super().on_validation_epoch_end(val_outputs)
+        dice = []
+        for name in NAMES:
+            counts = np.stack([sum(o[f"{key}_hard: {name}"] for o in val_outputs) for key in ("tp", "fp", "fn")])
+            if self.is_ddp:
+                gathered: list[Any] = [None] * dist.get_world_size()
+                dist.all_gather_object(gathered, counts)
+                counts = np.sum(gathered, 0)
+            found, false, missed = counts
+            with np.errstate(invalid="ignore"):
+                per_class = 2 * found / (2 * found + false + missed)
+            dice.append(float(np.nanmean(per_class)) if np.isfinite(per_class).any() else 0.0)
+        if self._pseudo_dice is None:
+            self._pseudo_dice = dice
+        else:
+            pairs = zip(self._pseudo_dice, dice, strict=True)
+            self._pseudo_dice = [self.dice_memory * old + (1 - self.dice_memory) * new for old, new in pairs]
+        self.print_to_log_file(
+            "pseudo Dice of each network:", ", ".join(f"{n} {d:.4f}" for n, d in zip(NAMES, dice, strict=True))
+        )
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """The stock validation, of the combination."""
+        with self.both_as_network():
+            super().perform_actual_validation(save_probabilities)
+
+    # ---- checkpoints ----
+
+    def save_checkpoint(self, filename: str) -> None:
+        """With the weights of both networks where stock nnU-Net looks for those of its network."""
+        with self.both_as_network():
+            super().save_checkpoint(filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As stock nnU-Net does, into both networks."""
+        if not self.was_initialized:
+            self.initialize()
+        with self.both_as_network():
+            super().load_checkpoint(filename_or_checkpoint)
+
+    def extension_state(self) -> dict[str, Any]:
+        """With what the unlabelled loader and the choice of the best network go on from."""
+        state = super().extension_state()
+        del state["helpers"][SECOND]["weights"]  # those are with the first network's
+        state["pseudo_dice"] = self._pseudo_dice
+        if self.dataloader_unlabelled is not None:
+            state["unlabelled_random_states"] = self.dataloader_unlabelled.states
+        return state
+
+    def load_extension_state(self, state: dict[str, Any]) -> None:
+        """With what :meth:`extension_state` adds."""
+        saved = dict(state.get("helpers", {}))
+        if SECOND in saved:
+            saved[SECOND] = {**saved[SECOND], "weights": self.second.module.state_dict()}
+        super().load_extension_state({**state, "helpers": saved})
+        self._pseudo_dice = state.get("pseudo_dice")
+        self._resumed_unlabelled_states = state.get("unlabelled_random_states")
+
+
+class nnUNetTrainerSDNetLabelled(nnUNetTrainerSDNet):
+    """SD-Net without the unlabelled term: two networks and the difference region, on whole labelled batches."""
+
+    unlabelled_weight = 0.0
+
+
+class _Distributed(nn.Module):
+    """Holds a network as ``DistributedDataParallel`` does, for stock code that looks into ``module``."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.module(x)
+
+
+def build_second_network(
+    configuration_manager: ConfigurationManager, input_channels: int, output_channels: int, deep_supervision: bool
+) -> nn.Module:
+    """The residual counterpart of the network of a configuration.
+
+    Raises:
+        UserError: there is none.
+    """
+    name = configuration_manager.network_arch_class_name
+    counterpart = residual_counterpart(name, configuration_manager.network_arch_init_kwargs)
+    if counterpart is None:
+        raise UserError(f"There is no residual counterpart of {name}: use PlainConvUNet or ResidualEncoderUNet.")
+    return get_network_from_plans(
+        *counterpart,
+        configuration_manager.network_arch_init_kwargs_req_import,
+        input_channels,
+        output_channels,
+        allow_init=True,
+        deep_supervision=deep_supervision,
+    )
