@@ -1,4 +1,4 @@
-"""nnU-Net's loader for images without labels, and a loader that leaves the random numbers of the others alone."""
+"""nnU-Net's loader for images without labels, and how its batches join those of labelled images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 
@@ -52,6 +53,28 @@ class OwnRandomNumbers(Iterator[dict[str, Any]]):
         finally:
             self.states = _get()
             _put(outside)
+
+
+class JoinedBatches(Iterator[dict[str, Any]]):
+    """Batches of labelled samples as nnU-Net makes them, with images of unlabelled ones under ``"unlabelled"``.
+
+    Args:
+        labelled: loader of the labelled samples.
+        unlabelled: loader of the others.
+    """
+
+    def __init__(self, labelled: Iterator[dict[str, Any]], unlabelled: OwnRandomNumbers) -> None:
+        self.labelled = labelled
+        self.unlabelled = unlabelled
+
+    def __next__(self) -> dict[str, Any]:
+        return {**next(self.labelled), "unlabelled": next(self.unlabelled)["data"]}
+
+    def finish(self) -> None:
+        """Stop the worker processes, if there are any."""
+        for loader in (self.labelled, self.unlabelled.loader):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()
 
 
 def _get() -> tuple[Any, ...]:

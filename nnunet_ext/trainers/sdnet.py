@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -24,7 +23,7 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_ext.data.targets import target_maps
-from nnunet_ext.data.unlabelled_loader import OwnRandomNumbers, UnlabelledDataLoader
+from nnunet_ext.data.unlabelled_loader import JoinedBatches, OwnRandomNumbers, UnlabelledDataLoader
 from nnunet_ext.errors import UserError
 from nnunet_ext.losses.dual import difference_loss, difference_region, sharpen, soft_dice_loss, teaching_loss
 from nnunet_ext.networks.dual import DualNetwork, mean_outputs, residual_counterpart
@@ -65,7 +64,7 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
     dice_memory: float = 0.9
 
     network: Any
-    dataloader_unlabelled: Any = None
+    dataloader_train: Any
 
     def __init__(
         self,
@@ -103,8 +102,7 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
         """The second network, with its optimiser."""
         return self.helpers[SECOND]
 
-    @property
-    def both(self) -> tuple[nn.Module, nn.Module]:
+    def networks(self) -> tuple[nn.Module, nn.Module]:
         """The two networks themselves, whatever wraps the first one."""
         network = self.network.module if isinstance(self.network, _Distributed) else bare(self.network)
         return (network.first if isinstance(network, DualNetwork) else network), self.second.module
@@ -121,7 +119,7 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
         """Within this context ``self.network`` is both networks in one, for what stock nnU-Net does with it."""
         alone = self.network
         run = (alone.module if self.is_ddp else alone, self.second)
-        dual = DualNetwork(*self.both, self.shares, run).to(self.device)
+        dual = DualNetwork(*self.networks(), self.shares, run).to(self.device)
         self.network = _Distributed(dual) if self.is_ddp else dual
         try:
             yield
@@ -146,7 +144,7 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """In both networks."""
-        networks: tuple[Any, Any] = self.both
+        networks: tuple[Any, Any] = self.networks()
         for network in networks:
             network.decoder.deep_supervision = enabled
 
@@ -201,24 +199,27 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
             f"nnunet-ext preprocess-unlabelled -d {int(name[len('Dataset') :][:3])} -c {self.configuration_name} "
             f"-p {plans.plans_name}"
         )
-        if not folder.is_dir() or not record.cases:
+        finished = [case for case in sorted(record.cases) if (folder / f"{case}.pkl").exists()]
+        if not finished:
             raise UserError(
                 f"{type(self).__name__} needs unlabelled images and finds none in {folder}: put some into imagesUn of "
                 f"{name} in nnUNet_raw and run {command}, or use nnUNetTrainerSDNetLabelled."
             )
         if record.plans != plans_fingerprint(plans.plans, self.configuration_manager.configuration):
             raise UserError(f"{folder} was made with other plans than those of this run: run {command}.")
+        if len(finished) < len(record.cases):
+            raise UserError(f"{folder} has lost files of {min(set(record.cases) - set(finished))}: run {command}.")
         previous = self.folder_with_segs_from_previous_stage
         if previous is not None:
-            lacking = [case for case in sorted(record.cases) if not list(Path(previous).glob(f"{case}.*"))]
+            lacking = [case for case in finished if not list(Path(previous).glob(f"{case}.*"))]
             if lacking:
                 raise UserError(
                     f"{previous} has no prediction of the unlabelled {lacking[0]} ({len(lacking)} of "
-                    f"{len(record.cases)} images lack one), which nnU-Net does not make: train "
+                    f"{len(finished)} images lack one), which nnU-Net does not make: train "
                     f"{type(self).__name__} with 3d_fullres or 3d_lowres."
                 )
         dataset_class = infer_dataset_class(str(folder))
-        return dataset_class(str(folder), sorted(record.cases), folder_with_segs_from_previous_stage=previous)
+        return dataset_class(str(folder), finished, folder_with_segs_from_previous_stage=previous)
 
     # ---- loaders ----
 
@@ -228,15 +229,15 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
             self.unlabelled_dataset()  # what is missing is said before anything is built
         super().on_train_start()
         if self._resumed_unlabelled_states is not None and self.local_rank == 0:
-            self.dataloader_unlabelled.states = self._resumed_unlabelled_states
+            self.dataloader_train.unlabelled.states = self._resumed_unlabelled_states
         self._resumed_unlabelled_states = None
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """The stock loaders, and beside them one for unlabelled patches."""
-        loaders = super().get_dataloaders()
+        """The stock loaders; unlabelled patches join the batches of training."""
+        training, validation = super().get_dataloaders()
         if self.unlabelled_weight:
-            self.dataloader_unlabelled = self._start_unlabelled_loader()
-        return loaders
+            training = JoinedBatches(training, self._start_unlabelled_loader())
+        return training, validation
 
     def make_training_loader(self, dataset: nnUNetBaseDataset) -> nnUNetDataLoader:
         """Labelled patches, as many of them centred on foreground as in stock nnU-Net.
@@ -275,10 +276,8 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
     def on_train_end(self) -> None:
         """Stop all loaders."""
         super().on_train_end()
-        if self.dataloader_unlabelled is not None:
-            if isinstance(self.dataloader_unlabelled.loader, NonDetMultiThreadedAugmenter):
-                self.dataloader_unlabelled.loader._finish()
-            self.dataloader_unlabelled = None
+        if isinstance(self.dataloader_train, JoinedBatches):
+            self.dataloader_train.finish()
 
     # ---- training ----
 
@@ -292,8 +291,7 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
         data, target = self.to_device(batch)
         labelled = len(data)
         if self.unlabelled_weight:
-            unlabelled = next(self.dataloader_unlabelled)["data"].to(self.device, non_blocking=True)
-            data = torch.cat([data, unlabelled])
+            data = torch.cat([data, batch["unlabelled"].to(self.device, non_blocking=True)])
         regions, ignored = self.label_manager.has_regions, self.label_manager.ignore_label
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
@@ -429,8 +427,8 @@ class nnUNetTrainerSDNet(OwnLoadersTrainer):
         state = super().extension_state()
         del state["helpers"][SECOND]["weights"]  # those are with the first network's
         state["pseudo_dice"] = self._pseudo_dice
-        if self.dataloader_unlabelled is not None:
-            state["unlabelled_random_states"] = self.dataloader_unlabelled.states
+        if isinstance(self.dataloader_train, JoinedBatches):
+            state["unlabelled_random_states"] = self.dataloader_train.unlabelled.states
         return state
 
     def load_extension_state(self, state: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_ext.errors import UserError
 from nnunet_ext.unlabelled.store import StoreRecord, files_fingerprint, plans_fingerprint, store_folder
 
+_FORMATS = ((".b2nd", "_seg.b2nd", ".pkl"), (".npz", ".pkl"))
 Progress = Callable[[int, int], None]
 
 
@@ -96,10 +97,12 @@ def preprocess_images(
 
 
 def _files(folder: Path, case: str) -> list[Path]:
-    """Files of a finished case: image, label map where it has a file of its own, and properties."""
-    names = [f"{case}{ending}" for ending in (".b2nd", "_seg.b2nd", ".npz", ".npy", "_seg.npy", ".pkl")]
-    found = [folder / name for name in names if (folder / name).exists()]
-    return found if len(found) > 1 else []
+    """Files of a case, in either of nnU-Net's formats; none if they are not complete."""
+    for endings in _FORMATS:
+        files = [folder / f"{case}{ending}" for ending in endings]
+        if all(file.exists() for file in files):
+            return files
+    return []
 
 
 def _remove_others(folder: Path, kept: Mapping[str, Any], images: Mapping[str, Any]) -> int:
@@ -123,6 +126,8 @@ def _preprocess_case(job: _Job, case: str, files: list[Path]) -> str:
 
     preprocessor = job.configuration.preprocessor_class(verbose=False)
     try:
+        for file in files:
+            _check_compressed(file)
         with tempfile.TemporaryDirectory(dir=job.folder) as made:
             # nnU-Net's own method, so that the format is that of the labelled cases
             preprocessor.run_case_save(
@@ -138,6 +143,17 @@ def _preprocess_case(job: _Job, case: str, files: list[Path]) -> str:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return f"{case} ({lines[-1].strip()})"
     return ""
+
+
+def _check_compressed(file: Path) -> None:
+    """Raise if a gzipped file is damaged; ITK would return what it could decompress, and fill up with zeros."""
+    if file.suffix != ".gz":
+        return
+    from isal import igzip
+
+    with igzip.open(file) as stream:
+        while stream.read(2**22):
+            pass
 
 
 def _run(

@@ -16,12 +16,9 @@ def plain_probabilities(logits, regions):
     result = np.zeros_like(values)
     for b, *voxel in np.ndindex(values.shape[0], *values.shape[2:]):
         z = [values[(b, c, *voxel)] for c in range(values.shape[1])]
-        if regions:
-            p = [1 / (1 + math.exp(-x)) for x in z]
-        else:
-            p = [math.exp(x) / sum(math.exp(y) for y in z) for x in z]
-        for c, value in enumerate(p):
-            result[(b, c, *voxel)] = value
+        for c, x in enumerate(z):
+            rest = 1 if regions else sum(math.exp(y) for i, y in enumerate(z) if i != c)
+            result[(b, c, *voxel)] = math.exp(x) / (math.exp(x) + rest)
     return result
 
 

@@ -13,7 +13,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunet_ext.errors import UserError
 from nnunet_ext.networks.dual import DualNetwork
 from nnunet_ext.trainers.checkpoint import EXTENSION_KEY
-from nnunet_ext.trainers.sdnet import SECOND
+from nnunet_ext.trainers.sdnet import SECOND, _Distributed
 from tests.trainers.building import SETTINGS, build, cascade, random_batch, residual
 
 SDNET = "nnUNetTrainerSDNet_4epochs_3iters"
@@ -32,26 +32,24 @@ def seed(value=0):
 
 
 def ready(dataset, name=SDNET, **options):
-    """Two networks whose predictions differ, and a fixed unlabelled sample."""
+    """Two networks whose predictions differ, and an unlabelled sample."""
     trainer = build(dataset, name, **options)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for network in trainer.both:
+        for network in trainer.networks():
             for parameter in network.parameters():
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     shape = (1, trainer.num_input_channels, *trainer.configuration_manager.patch_size)
-    unlabelled = torch.randn(shape, generator=generator)
-    trainer.dataloader_unlabelled = iter(lambda: {"data": unlabelled}, None)
-    return trainer, unlabelled
+    return trainer, torch.randn(shape, generator=generator)
 
 
-def half(batch):
-    """The labelled half of a batch of two."""
+def halves(batch, unlabelled):
+    """A batch of which only the first sample is labelled."""
     targets = batch["target"]
     first = [t[:1] for t in targets] if isinstance(targets, list) else targets[:1]
-    return {"data": batch["data"][:1], "target": first, "keys": batch["keys"][:1]}
+    return {"data": batch["data"][:1], "target": first, "keys": batch["keys"][:1], "unlabelled": unlabelled}
 
 
 def first_output(outputs):
@@ -72,9 +70,9 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
     trainer, unlabelled = ready(unlabelled_dataset, **options)
     batch = random_batch(trainer)
     with_labels_alone = setting == "whole batches of labels"
-    batch = batch if with_labels_alone else half(batch)
+    batch = batch if with_labels_alone else halves(batch, unlabelled)
     regions, ignore = trainer.label_manager.has_regions, trainer.label_manager.ignore_label
-    copies = [copy.deepcopy(network) for network in trainer.both]
+    copies = [copy.deepcopy(network) for network in trainer.networks()]
     outputs = [network(batch["data"]) for network in copies]
     basic = [trainer.loss(o, batch["target"]) for o in outputs]
     logits = [first_output(o).double() for o in outputs]
@@ -126,7 +124,7 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
     assert output.keys() == expected.keys()
     for name, value in expected.items():
         assert output[name] == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
-    for network, reference in zip(trainer.both, copies, strict=True):
+    for network, reference in zip(trainer.networks(), copies, strict=True):
         gradients = {n: p.grad for n, p in reference.named_parameters() if p.grad is not None}
         norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
         for name, parameter in network.named_parameters():
@@ -137,11 +135,11 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
 
 @pytest.mark.parametrize("first_is_better", [True, False])
 def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dataset, monkeypatch, first_is_better):
-    trainer, _ = ready(unlabelled_dataset)
-    batch = half(random_batch(trainer))
+    trainer, unlabelled = ready(unlabelled_dataset)
+    batch = halves(random_batch(trainer), unlabelled)
     losses = torch.tensor([0.2, 0.3] if first_is_better else [0.3, 0.2])
     monkeypatch.setattr(trainer, "_dice_losses", lambda *args: losses)
-    without = copy.deepcopy({"networks": trainer.both})["networks"]
+    without = copy.deepcopy({"networks": trainer.networks()})["networks"]
     for network in without:
         outputs = network(batch["data"])
         trainer.loss(outputs, batch["target"]).backward()
@@ -150,7 +148,7 @@ def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dat
     assert output["first teaches"] == first_is_better
     assert output["unlabelled"] > 1e-4
     equal = []
-    for network, alone in zip(trainer.both, without, strict=True):
+    for network, alone in zip(trainer.networks(), without, strict=True):
         gradients = {n: p.grad for n, p in alone.named_parameters() if p.grad is not None}
         norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
         mine = dict(network.named_parameters())
@@ -192,7 +190,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):
     resumed, log = (t.logger.local_logger.my_fantastic_logging for t in (second, straight))
     for key in ("train_losses", "val_losses", "lrs", "mean_fg_dice"):
         np.testing.assert_allclose(resumed[key], log[key], rtol=1e-4, atol=1e-6, err_msg=key)
-    for mine, theirs in zip(second.both, straight.both, strict=True):
+    for mine, theirs in zip(second.networks(), straight.networks(), strict=True):
         for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
             assert torch.allclose(p, q, atol=1e-5)
 
@@ -210,23 +208,23 @@ def test_labelled_patches_are_those_of_a_stock_run(unlabelled_dataset):
         assert torch.equal(p, q)
     for batch in expected:
         assert torch.equal(next(labelled.dataloader_train)["data"], batch["data"])
-    assert labelled.dataloader_unlabelled is None
+    assert "unlabelled" not in next(labelled.dataloader_train)
 
     batches = []
-    for between in (False, True):
+    for joined in (False, True):
         seed()
         trainer = build(unlabelled_dataset, SDNET)
         trainer.on_train_start()
-        for _ in range(3):
-            batches.append(next(trainer.dataloader_train))
-            if between:
-                unlabelled = next(trainer.dataloader_unlabelled)
-                assert set(unlabelled["keys"]) <= {"one", "two", "three"}
-                assert unlabelled["data"].shape == batches[-1]["data"].shape == (1, 1, 16, 32, 32)
-                assert not torch.equal(unlabelled["data"], batches[-1]["data"])
-    for one, other in zip(batches[:3], batches[3:], strict=True):
-        assert one["keys"] == other["keys"]
-        assert torch.equal(one["data"], other["data"])
+        batches.append(
+            [next(trainer.dataloader_train if joined else trainer.dataloader_train.labelled) for _ in range(3)]
+        )
+    for alone, together in zip(*batches, strict=True):
+        assert alone["keys"] == together["keys"]
+        assert torch.equal(alone["data"], together["data"])
+        assert together["unlabelled"].shape == together["data"].shape == (1, 1, 16, 32, 32)
+        assert not torch.equal(together["unlabelled"], together["data"])
+    own = trainer.dataloader_train.unlabelled
+    assert {case for _ in range(30) for case in next(own)["keys"]} == {"one", "two", "three"}
 
 
 def test_half_a_batch_is_centred_on_foreground_as_often_as_a_whole_one(unlabelled_dataset):
@@ -236,8 +234,7 @@ def test_half_a_batch_is_centred_on_foreground_as_often_as_a_whole_one(unlabelle
     for options, labelled, share in (({}, 1, 0.5), ({"configuration": "2d", "change_plans": batch_of_five}, 3, 0.4)):
         trainer = build(unlabelled_dataset, SDNET, **options)
         trainer.initialize()
-        trainer.get_dataloaders()
-        loader = trainer.dataloader_unlabelled.loader.data_loader
+        loader = trainer.get_dataloaders()[0].unlabelled.loader.data_loader
         assert loader.batch_size == trainer.batch_size - labelled
         assert not any(loader.get_do_oversample(i) for i in range(loader.batch_size))
         assert trainer.labelled_batch_size == labelled
@@ -269,20 +266,20 @@ def test_a_checkpoint_predicts_as_the_trainer_does(unlabelled_dataset, inference
     trainer.set_deep_supervision_enabled(False)
     x = torch.randn(1, 1, 16, 32, 32)
     with torch.no_grad():
-        outputs = [network.eval()(x) for network in trainer.both]
+        outputs = [network.eval()(x) for network in trainer.networks()]
         expected = weights[0] * outputs[0] + weights[1] * outputs[1]
         assert not torch.allclose(outputs[0], outputs[1], atol=1e-2)
         assert torch.allclose(predictor.network.eval()(x), expected, atol=1e-5)
         with trainer.both_as_network():
             trainer.network.eval()
             assert torch.allclose(trainer.network(x), expected, atol=1e-5)
-    assert trainer.network is trainer.both[0]
+    assert trainer.network is trainer.networks()[0]
 
     again = build(unlabelled_dataset, SDNET, inference=inference)
     again.load_checkpoint(str(filename))
     assert again.shares == weights
     assert again.second.was_restored
-    for mine, theirs in zip(again.both, trainer.both, strict=True):
+    for mine, theirs in zip(again.networks(), trainer.networks(), strict=True):
         assert all(torch.equal(p, q) for p, q in zip(mine.parameters(), theirs.parameters(), strict=True))
 
 
@@ -297,7 +294,7 @@ def test_pretrained_weights_of_stock_nnunet_go_into_the_first_network(unlabelled
         for parameter in trainer.network.parameters():
             parameter.add_(1)
     load_pretrained_weights(trainer.network, str(tmp_path / "stock.pth"))
-    for (name, p), q in zip(trainer.both[0].named_parameters(), stock.network.parameters(), strict=True):
+    for (name, p), q in zip(trainer.networks()[0].named_parameters(), stock.network.parameters(), strict=True):
         assert torch.equal(p, q) == (".seg_layers." not in name), name  # which nnU-Net leaves as they are
 
 
@@ -308,10 +305,10 @@ def test_validation_is_of_the_combination(unlabelled_dataset):
     stock = build(unlabelled_dataset, "nnUNetTrainer", labels=SETTINGS["ignore label"]["labels"])
     stock.initialize()
     with torch.no_grad():
-        stock.network = trainer.both[1]
+        stock.network = trainer.networks()[1]
         reference = stock.validation_step(copy.deepcopy(batch))
         result = trainer.validation_step(batch)
-        stock.network = trainer.both[0]
+        stock.network = trainer.networks()[0]
         other = stock.validation_step(copy.deepcopy(expected))
     assert all(torch.equal(t, e) for t, e in zip(batch["target"], expected["target"], strict=True))
     for key in ("tp_hard", "fp_hard", "fn_hard"):
@@ -329,8 +326,8 @@ def test_validation_is_of_the_combination(unlabelled_dataset):
 
 
 def test_a_batch_without_foreground(unlabelled_dataset):
-    trainer, _ = ready(unlabelled_dataset)
-    batch = half(random_batch(trainer))
+    trainer, unlabelled = ready(unlabelled_dataset)
+    batch = halves(random_batch(trainer), unlabelled)
     batch["target"] = [torch.zeros_like(t) for t in batch["target"]]
     output = trainer.train_step(batch)
     assert all(np.isfinite(value) for value in output.values())
@@ -358,14 +355,41 @@ def test_all_devices_choose_the_same_teacher(unlabelled_dataset, monkeypatch):
     monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.all_reduce", lambda values: values.add_(elsewhere))
     monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.get_world_size", lambda: 2)
     assert torch.allclose(trainer._dice_losses(logits, truth, None, False), (alone + elsewhere) / 2)
+    first, trainer.network = trainer.network, _Distributed(trainer.network)
     with trainer.both_as_network():
         assert isinstance(trainer.network.module, DualNetwork)  # where stock nnU-Net looks
-        assert trainer.both[1] is trainer.second.module
+        assert trainer.networks() == (first, trainer.second.module)
+        trainer.set_deep_supervision_enabled(False)
+        assert trainer.network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
+
+
+def test_compiled_networks_run_in_validation_and_leave_no_trace_in_checkpoints(unlabelled_dataset, tmp_path):
+    trainer, _ = ready(unlabelled_dataset)
+    names = {
+        f"{part}.{n}"
+        for part, net in zip(("first", "second"), trainer.networks(), strict=True)
+        for n in net.state_dict()
+    }
+    calls = []
+
+    def backend(module, inputs):
+        calls.append(module)
+        return module.forward
+
+    trainer.network = torch.compile(trainer.network, backend=backend)
+    trainer.second._forward = torch.compile(trainer.second.module, backend=backend)
+    trainer.save_checkpoint(str(tmp_path / "compiled.pth"))
+    assert torch.load(tmp_path / "compiled.pth", weights_only=False)["network_weights"].keys() == names | {"weights"}
+    trainer.load_checkpoint(str(tmp_path / "compiled.pth"))
+    trainer.set_deep_supervision_enabled(False)
+    with torch.no_grad(), trainer.both_as_network():
+        assert trainer.network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
+    assert len(calls) == 2  # one graph each
 
 
 def test_mixed_precision_keeps_the_terms_in_float32(unlabelled_dataset, monkeypatch):
-    trainer, _ = ready(unlabelled_dataset)
-    batch = half(random_batch(trainer))
+    trainer, unlabelled = ready(unlabelled_dataset)
+    batch = halves(random_batch(trainer), unlabelled)
     expected = {k: copy.deepcopy(v) for k, v in batch.items()}
     half_precision, _ = ready(unlabelled_dataset)
     full = trainer.train_step(expected)
@@ -407,7 +431,7 @@ def test_unlabelled_images_of_another_plan_or_unseen_by_the_previous_stage(unlab
         plans["configurations"]["3d_fullres"]["spacing"] = [3, 3, 3]
 
     trainer = build(unlabelled_dataset, SDNET, configuration="3d_cascade_fullres", change_plans=cascade)
-    with pytest.raises(UserError, match="no prediction of the unlabelled one .3 of 3 images lack one"):
+    with pytest.raises(UserError, match=r"no prediction of the unlabelled one \(3 of 3 images lack one"):
         trainer.on_train_start()
     previous = Path(trainer.folder_with_segs_from_previous_stage)
     previous.mkdir(parents=True)
