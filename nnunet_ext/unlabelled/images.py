@@ -54,6 +54,8 @@ def find_images(
     for file in sorted(folder.iterdir()):
         if file.name.startswith("."):  # what file managers leave behind
             continue
+        if file_ending.startswith(".tif") and file.suffix == ".json":  # the voxel size, which nnU-Net keeps beside
+            continue
         match = pattern.fullmatch(file.name)
         if match is None:
             raise UserError(

@@ -13,7 +13,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunet_ext.errors import UserError
 from nnunet_ext.networks.dual import DualNetwork
 from nnunet_ext.trainers.checkpoint import EXTENSION_KEY
-from nnunet_ext.trainers.sdnet import SECOND, _Distributed
+from nnunet_ext.trainers.dual import SECOND, _Distributed
 from tests.trainers.building import SETTINGS, build, cascade, random_batch, residual
 
 SDNET = "nnUNetTrainerSDNet_4epochs_3iters"

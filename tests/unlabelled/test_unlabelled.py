@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_ext.errors import UserError
 from nnunet_ext.unlabelled.commands import run_preprocess
-from nnunet_ext.unlabelled.images import Header, read_header
+from nnunet_ext.unlabelled.images import Header, find_images, read_header
 from nnunet_ext.unlabelled.store import StoreRecord, store_folder
 from tests.conftest import PLANS, add_unlabelled
 
@@ -206,6 +206,14 @@ def test_what_does_not_fit_is_refused_before_any_work(writable_dataset, images, 
         run(writable_dataset)
     assert str(error.value).endswith(".")
     assert not store(writable_dataset).exists()
+
+
+def test_tif_images_may_have_their_voxel_size_beside_them(tmp_path):
+    for name in ("one_0000.tif", "one.json"):
+        (tmp_path / name).touch()
+    assert find_images(tmp_path, ".tif", 1, ()) == {"one": [tmp_path / "one_0000.tif"]}
+    with pytest.raises(UserError, match=r"one.json is not named CASE_0000.png"):
+        find_images(tmp_path, ".png", 1, ())
 
 
 def test_wrong_names_are_refused(writable_dataset, images):
