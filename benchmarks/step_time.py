@@ -51,19 +51,23 @@ def build(arguments: argparse.Namespace, trainer: str) -> Any:
 
 
 def random_batches(trainer: Any) -> list[dict[str, Any]]:
-    """Batches of noise with random labels, and distance maps where the trainer wants them."""
+    """Batches of noise with random labels, and distance maps or unlabelled samples where the trainer wants them."""
     generator = torch.Generator().manual_seed(0)
     patch = trainer.configuration_manager.patch_size
     scales = trainer._get_deep_supervision_scales()
     batches = []
+    unlabelled = getattr(trainer, "unlabelled_batch_size", 0)
+    labelled = trainer.batch_size - unlabelled
     for _ in range(BATCHES):
-        data = torch.randn(trainer.batch_size, trainer.num_input_channels, *patch, generator=generator)
+        data = torch.randn(labelled, trainer.num_input_channels, *patch, generator=generator)
         shapes = [[round(n * s) for n, s in zip(patch, scale, strict=True)] for scale in scales]
         classes = trainer.label_manager.num_segmentation_heads
-        target = [torch.randint(0, classes, (trainer.batch_size, 1, *s), generator=generator).short() for s in shapes]
+        target = [torch.randint(0, classes, (labelled, 1, *s), generator=generator).short() for s in shapes]
         if getattr(trainer, "boundary_weight", 0):
             target.append(torch.randn(trainer.batch_size, classes - 1, *patch, generator=generator).half())
-        batches.append({"data": data, "target": target, "keys": [""] * trainer.batch_size})
+        batches.append({"data": data, "target": target, "keys": [""] * labelled})
+        if unlabelled:
+            batches[-1]["unlabelled"] = torch.randn(unlabelled, *data.shape[1:], generator=generator)
     return batches
 
 

@@ -132,6 +132,26 @@ def compare(
     run_compare(named_folders(results), output, metrics.split(","), all_pairs=all_pairs, common=common, seed=seed)
 
 
+@app.command("preprocess-unlabelled")
+def preprocess_unlabelled(
+    dataset: Annotated[str, typer.Option("-d", help="Number or name of the dataset.", show_default=False)],
+    configuration: Annotated[
+        list[str] | None, typer.Option("-c", help="Of the plans; may be repeated. Default: all that are preprocessed.")
+    ] = None,
+    plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
+    processes: Annotated[int | None, typer.Option("-np", min=1, help="Processes; default: cores, at most 8.")] = None,
+) -> None:
+    """Preprocess the images in imagesUn of a raw dataset, which have no labels, for nnUNetTrainerSDNet.
+
+    Run nnUNetv2_plan_and_preprocess before. Run again to continue after a stop, or for images that came later.
+
+    Example: nnunet-ext preprocess-unlabelled -d 503 -c 3d_fullres
+    """
+    from nnunet_ext.unlabelled.commands import run_preprocess
+
+    run_preprocess(dataset, configuration or (), plans, processes)
+
+
 @app.command()
 def trainers() -> None:
     """List the trainers: what each does, where it is described, what it needs and costs."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,13 +103,57 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture
 def dataset(_prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """The shared dataset with a results folder of its own; nnU-Net's variables point there."""
+    return _linked(_prepared, tmp_path, monkeypatch)
+
+
+def _linked(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     (tmp_path / "nnUNet_results").mkdir()
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-        (tmp_path / name).symlink_to(_prepared.root / name, target_is_directory=True)
+        (tmp_path / name).symlink_to(prepared.root / name, target_is_directory=True)
     own = Dataset(tmp_path)
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
     return own
+
+
+@pytest.fixture(scope="session")
+def _prepared_unlabelled(_prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    from nnunet_ext.unlabelled.commands import run_preprocess
+
+    own = Dataset(tmp_path_factory.mktemp("unlabelled"))
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        shutil.copytree(_prepared.root / name, own.root / name)
+    (own.root / "nnUNet_results").mkdir()
+    add_unlabelled(own, ("one", "two", "three"))
+    before = dict(os.environ)
+    os.environ.update(own.environment())
+    try:
+        run_preprocess(own.id, ("2d", "3d_fullres"), PLANS, 1)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return own
+
+
+def add_unlabelled(dataset: Dataset, cases: Sequence[str]) -> Path:
+    """Put images like those of training into imagesUn."""
+    import SimpleITK as sitk
+
+    folder = dataset.raw / "imagesUn"
+    folder.mkdir(exist_ok=True)
+    like = sitk.ReadImage(str(next((dataset.raw / "imagesTs").glob("*_0000.nii.gz"))))
+    array = sitk.GetArrayFromImage(like)
+    for i, case in enumerate(cases):
+        image = sitk.GetImageFromArray(array + (i + 1))
+        image.CopyInformation(like)
+        sitk.WriteImage(image, str(folder / f"{case}_0000.nii.gz"))
+    return folder
+
+
+@pytest.fixture
+def unlabelled_dataset(_prepared_unlabelled: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """The shared dataset with three unlabelled images, preprocessed; a results folder of its own."""
+    return _linked(_prepared_unlabelled, tmp_path, monkeypatch)
 
 
 @pytest.fixture

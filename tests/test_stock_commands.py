@@ -33,6 +33,20 @@ def test_train_continue_export_install_predict(dataset, tmp_path):
     assert [path.name for path in (tmp_path / "predicted").glob("*.nii.gz")] == ["phantomabdomen_006.nii.gz"]
 
 
+def test_two_networks_train_on_unlabelled_images_and_predict(unlabelled_dataset, tmp_path):
+    dataset, trainer = unlabelled_dataset, "nnUNetTrainerSDNet_1epochs_2iters"
+    log = dataset.run(
+        "nnUNetv2_train", dataset.id, "3d_fullres", "0", "-tr", trainer, "-p", PLANS, "-device", "cpu"
+    ).stdout
+    assert "3 unlabelled images; a batch has 1 labelled and 1 unlabelled" in log
+    assert "Mean Validation Dice" in log
+    selection = ["-c", "3d_fullres", "-f", 0, "-tr", trainer, "-p", PLANS]
+    dataset.run("nnUNetv2_find_best_configuration", dataset.id, *selection, "--disable_ensembling")
+    command = ["nnUNetv2_predict", "-i", dataset.raw / "imagesTs", "-o", tmp_path / "predicted", "-d", dataset.id]
+    dataset.run(*command, *selection, "-device", "cpu", "-npp", 1, "-nps", 1)
+    assert [path.name for path in (tmp_path / "predicted").glob("*.nii.gz")] == ["phantomabdomen_006.nii.gz"]
+
+
 def test_unknown_trainer_name(dataset):
     result = dataset.run(
         "nnUNetv2_train", dataset.id, "3d_fullres", "0", "-tr", "nnUNetTrainerRefinedGEN", "-device", "cpu", check=False

@@ -21,7 +21,7 @@ class FrozenCopy:
     """
 
     def __init__(self, network: nn.Module, compile_module: bool = False) -> None:
-        self.module = copy.deepcopy(_bare(network)).eval().requires_grad_(False)
+        self.module = copy.deepcopy(bare(network)).eval().requires_grad_(False)
         self._forward: Callable[[torch.Tensor], Any] = (
             torch.compile(self.module, dynamic=False) if compile_module else self.module
         )
@@ -34,7 +34,7 @@ class FrozenCopy:
 
     def refresh(self, network: nn.Module) -> None:
         """Take over the present weights of ``network``."""
-        self.module.load_state_dict(_bare(network).state_dict())
+        self.module.load_state_dict(bare(network).state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """The weights."""
@@ -45,7 +45,8 @@ class FrozenCopy:
         self.module.load_state_dict(state)
 
 
-def _bare(network: nn.Module) -> nn.Module:
+def bare(network: nn.Module) -> nn.Module:
+    """The network itself, without what ``torch.compile`` and ``DistributedDataParallel`` wrap around it."""
     if isinstance(network, DistributedDataParallel):
         network = network.module
     return network._orig_mod if isinstance(network, OptimizedModule) else network

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import distributed as dist
 
 from nnunet_ext.data.label_sets import KEY, annotated_labels, foreground_names, label_values
 from nnunet_ext.data.mixed_loader import MixedDataLoader
 from nnunet_ext.errors import UserError
-from nnunet_ext.trainers.extended import ExtendedTrainer
+from nnunet_ext.trainers.loaders import OwnLoadersTrainer
 
 
-class PartialLabelTrainer(ExtendedTrainer):
+class PartialLabelTrainer(OwnLoadersTrainer):
     """Knows the annotated labels of every case, mixes cases in the batch and validates on fully labelled ones.
 
     The labels come from ``dataset.json["annotated_labels"]``; a batch tells its cases by ``batch["keys"]``.
@@ -115,67 +111,15 @@ class PartialLabelTrainer(ExtendedTrainer):
                 "fold, or use nnUNetTrainer."
             )
 
-    def get_dataloaders(self) -> tuple[Any, Any]:
-        """The stock loaders, but that of training mixes."""
-        manager, configuration = self.label_manager, self.configuration_manager
-        scales, patch = self._get_deep_supervision_scales(), configuration.patch_size
-        rotation, dummy_2d, initial_patch, mirror_axes = (
-            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        )
-        targets: dict[str, Any] = {
-            "is_cascaded": self.is_cascaded,
-            "foreground_labels": manager.foreground_labels,
-            "regions": manager.foreground_regions if manager.has_regions else None,
-            "ignore_label": manager.ignore_label,
-        }
-        augmentation = self.get_training_transforms(
-            patch,
-            rotation,
-            scales,
-            mirror_axes,
-            dummy_2d,
-            use_mask_for_norm=configuration.use_mask_for_norm,
-            **targets,
-        )
-        sampling: dict[str, Any] = {
-            "oversample_foreground_percent": self.oversample_foreground_percent,
-            "probabilistic_oversampling": self.probabilistic_oversampling,
-        }
-        training, validation = self.get_tr_and_val_datasets()
-        self._loader = MixedDataLoader(
-            training,
+    def make_training_loader(self, dataset: nnUNetBaseDataset) -> MixedDataLoader:
+        """A loader that mixes fully and partially labelled cases."""
+        self._loader = self.augmented_loader(
+            MixedDataLoader,
+            dataset,
             self.batch_size,
-            initial_patch,
-            patch,
-            manager,
-            transforms=augmentation,
-            partial_cases={case for case in training.identifiers if self.is_partial(case)},
-            **sampling,
+            partial_cases={case for case in dataset.identifiers if self.is_partial(case)},
+            **self.sampling(),
         )
         if self.mixes():
             self.mix()
-        validation_loader = nnUNetDataLoader(
-            validation,
-            self.batch_size,
-            patch,
-            patch,
-            manager,
-            transforms=self.get_validation_transforms(scales, **targets),
-            **sampling,
-        )
-        workers = get_allowed_n_proc_DA()
-        loaders = (
-            self._start_loader(self._loader, workers, max(6, workers // 2)),
-            self._start_loader(validation_loader, max(1, workers // 2) if workers else 0, max(3, workers // 4)),
-        )
-        for loader in loaders:
-            next(loader)
-        return loaders
-
-    def _start_loader(self, loader: nnUNetDataLoader, workers: int, cached: int) -> Any:
-        """Run a loader in worker processes, or in this one if there are none, as stock nnU-Net does."""
-        if workers == 0:
-            return SingleThreadedAugmenter(loader, None)
-        return NonDetMultiThreadedAugmenter(
-            loader, None, workers, cached, seeds=None, pin_memory=self.device.type == "cuda", wait_time=0.002
-        )
+        return self._loader

@@ -89,5 +89,21 @@ TRAINERS: dict[str, TrainerEntry] = {
             "dataset.json with annotated_labels, some cases fully labelled, a batch of 2 or more",
             "stock nnU-Net in stage 1; stage 2 is not yet measured",
         ),
+        TrainerEntry(
+            "nnUNetTrainerSDNet",
+            "nnunet_ext.trainers.sdnet",
+            "a second, residual network; both teach each other on unlabelled images",
+            "Huang et al. 2024, Eq. 7 and 8",
+            "images in imagesUn and nnunet-ext preprocess-unlabelled, a batch of 2 or more, memory for two networks",
+            "not yet measured",
+        ),
+        TrainerEntry(
+            "nnUNetTrainerSDNetLabelled",
+            "nnunet_ext.trainers.sdnet",
+            "a second, residual network; both learn again where they differ, without unlabelled images",
+            "Huang et al. 2024, Eq. 7",
+            "memory for two networks",
+            "not yet measured",
+        ),
     )
 }

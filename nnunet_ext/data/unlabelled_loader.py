@@ -1,0 +1,88 @@
+"""nnU-Net's loader for images without labels, and how its batches join those of labelled images."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+
+class UnlabelledDataLoader(nnUNetDataLoader):
+    """Stock loader whose patches lie anywhere: there is no foreground to centre them on.
+
+    Args:
+        *args: of the stock loader.
+        **kwargs: of the stock loader, but for those on foreground sampling.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, oversample_foreground_percent=0.0, probabilistic_oversampling=False, **kwargs)
+        self.has_ignore = False  # else it would look for voxels that are not ignored
+
+
+class OwnRandomNumbers(Iterator[dict[str, Any]]):
+    """A loader in this process that draws its random numbers apart, so that the others draw what they would without it.
+
+    Args:
+        loader: the loader.
+        seed: of its random numbers, at least 0 and below 2**32.
+
+    Attributes:
+        states: of the random number generators, with which its next batch begins.
+    """
+
+    def __init__(self, loader: Iterator[dict[str, Any]], seed: int) -> None:
+        self.loader = loader
+        outside = _get()
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from the global generator
+        torch.random.default_generator.manual_seed(seed)  # that of the CPU alone
+        self.states = _get()
+        _put(outside)
+
+    def __next__(self) -> dict[str, Any]:
+        outside = _get()
+        _put(self.states)
+        try:
+            return next(self.loader)
+        finally:
+            self.states = _get()
+            _put(outside)
+
+
+class JoinedBatches(Iterator[dict[str, Any]]):
+    """Batches of labelled samples as nnU-Net makes them, with images of unlabelled ones under ``"unlabelled"``.
+
+    Args:
+        labelled: loader of the labelled samples.
+        unlabelled: loader of the others.
+    """
+
+    def __init__(self, labelled: Iterator[dict[str, Any]], unlabelled: OwnRandomNumbers) -> None:
+        self.labelled = labelled
+        self.unlabelled = unlabelled
+
+    def __next__(self) -> dict[str, Any]:
+        return {**next(self.labelled), "unlabelled": next(self.unlabelled)["data"]}
+
+    def finish(self) -> None:
+        """Stop the worker processes, if there are any."""
+        for loader in (self.labelled, self.unlabelled.loader):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()
+
+
+def _get() -> tuple[Any, ...]:
+    """States of the generators that a loader draws from."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+
+
+def _put(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])

@@ -1,0 +1,115 @@
+"""Losses of two networks that teach each other.
+
+Source: Huang et al. 2024 (SD-Net), Eq. 3 to 8 and Algorithm 1, which are written for one foreground class; here for any
+number of classes (softmax) or regions (sigmoid). The minus signs printed before the
+squared errors of Eq. 6 and 8 and the logarithm in the numerator of Eq. 5 are taken for slips.
+All functions compute in float32 (float64 stays), also under autocast.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from nnunet_ext.losses.precision import full_precision
+
+# One voxel: without any foreground in a patch, the network that marks less of it still has the lower Dice loss.
+DICE_SMOOTHING = 1.0
+
+
+def probabilities(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
+    """Probabilities of classes, or of regions, (B, C, *spatial) as the logits."""
+    logits = full_precision(logits)
+    return torch.sigmoid(logits) if regions else torch.softmax(logits, 1)
+
+
+def soft_dice_loss(
+    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None = None, regions: bool = False
+) -> torch.Tensor:
+    """Dice loss of Eq. 5 by which Algorithm 1 chooses the teacher: mean over samples and foreground classes.
+
+    Args:
+        logits: (B, C, *spatial).
+        truth: maps of the ground truth, (B, C, *spatial), zero in ignored voxels.
+        known: (B, 1, *spatial), ``False`` in ignored voxels; ``None`` if there are none.
+        regions: whether the channels are regions (sigmoid), all of which are foreground.
+
+    Returns:
+        Scalar between 0 and 1.
+    """
+    predicted = probabilities(logits, regions)
+    if known is not None:
+        predicted = predicted * known
+    if not regions:
+        predicted, truth = predicted[:, 1:], truth[:, 1:]
+    voxels = tuple(range(2, predicted.ndim))
+    overlap = (predicted * truth).sum(voxels)
+    total = predicted.sum(voxels) + truth.sum(voxels)
+    return (1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)).mean()
+
+
+def difference_region(first: torch.Tensor, second: torch.Tensor, regions: bool = False) -> torch.Tensor:
+    """Where the hard predictions of two networks differ (Eq. 3).
+
+    Args:
+        first: logits of the one, (B, C, *spatial).
+        second: logits of the other, of the same shape.
+        regions: whether the channels are regions (sigmoid), which are compared one by one.
+
+    Returns:
+        Boolean (B, 1, *spatial), with regions (B, C, *spatial).
+    """
+    if regions:
+        return (first > 0) != (second > 0)
+    return first.argmax(1, keepdim=True) != second.argmax(1, keepdim=True)
+
+
+def difference_loss(
+    logits: torch.Tensor, truth: torch.Tensor, difference: torch.Tensor, regions: bool = False
+) -> torch.Tensor:
+    """Squared error in the difference region, the mean over its voxels and classes (Eq. 6).
+
+    With one foreground class against the background this is the error of its probability, as in the paper.
+
+    Args:
+        logits: of the network that learns, (B, C, *spatial).
+        truth: maps of the ground truth, (B, C, *spatial).
+        difference: of :func:`difference_region`, without ignored voxels.
+        regions: whether the channels are regions (sigmoid).
+
+    Returns:
+        Scalar between 0 and 1; 0 if the networks agree everywhere.
+    """
+    inside = difference.expand_as(logits)
+    error = (probabilities(logits, regions) - truth) ** 2
+    return torch.where(inside, error, 0).sum() / inside.sum().clamp(min=1)
+
+
+def sharpen(logits: torch.Tensor, temperature: float, regions: bool = False) -> torch.Tensor:
+    """Probabilities P sharpened to ``P^(1/T) / sum P^(1/T)`` over the classes (Algorithm 1, lines 11 and 14).
+
+    With regions each is one class against the rest, ``P^(1/T) / (P^(1/T) + (1 - P)^(1/T))`` as printed. Computed from
+    the logits, where no power of a small probability vanishes: they are divided by T.
+
+    Args:
+        logits: (B, C, *spatial).
+        temperature: T, above 0; 1 leaves the probabilities as they are.
+        regions: whether the channels are regions (sigmoid).
+
+    Returns:
+        (B, C, *spatial).
+    """
+    return probabilities(full_precision(logits) / temperature, regions)
+
+
+def teaching_loss(student: torch.Tensor, pseudo_label: torch.Tensor, regions: bool = False) -> torch.Tensor:
+    """Squared error between a prediction and the pseudo-label of the teacher, the mean over voxels and classes (Eq. 8).
+
+    Args:
+        student: logits of the network that learns, (B, C, *spatial).
+        pseudo_label: of :func:`sharpen`, (B, C, *spatial); takes no gradient.
+        regions: whether the channels are regions (sigmoid).
+
+    Returns:
+        Scalar between 0 and 1.
+    """
+    return ((probabilities(student, regions) - pseudo_label.detach()) ** 2).mean()

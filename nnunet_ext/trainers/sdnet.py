@@ -1,0 +1,261 @@
+"""Two networks that teach each other on unlabelled images.
+
+Source: Huang et al., "SD-Net: a semi-supervised double-cooperative network for liver segmentation from computed
+tomography (CT) images", 2024.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import distributed as dist
+
+from nnunet_ext.data.targets import target_maps
+from nnunet_ext.data.unlabelled_loader import JoinedBatches, OwnRandomNumbers, UnlabelledDataLoader
+from nnunet_ext.errors import UserError
+from nnunet_ext.losses.dual import difference_loss, difference_region, sharpen, soft_dice_loss, teaching_loss
+from nnunet_ext.trainers.dual import NAMES, DualTrainer
+from nnunet_ext.trainers.schedules import ramp
+from nnunet_ext.unlabelled.store import StoreRecord, plans_fingerprint, store_folder
+
+
+class nnUNetTrainerSDNet(DualTrainer):
+    """Eq. 7 and 8: the network of the plans and its residual counterpart learn from labels and from each other.
+
+    Half of every batch is labelled: Dice + CE for both networks with deep supervision as in stock nnU-Net, and a
+    squared error where their hard predictions differ. The other half is not: the network with the lower Dice loss on
+    the labelled half gives the other one its sharpened prediction as target. Both terms of the paper act on the finest
+    output alone, where the predictions are made that they compare.
+    """
+
+    # Weight of the squared error in the difference region (Eq. 7 gives none).
+    difference_weight: float = 1.0
+    # Weight of the unlabelled term (Eq. 8; the paper gives none). 0: no unlabelled images, whole batches are labelled.
+    unlabelled_weight: float = 1.0
+    # Fraction of the run over which that weight rises from 0; 0: constant, as in the paper.
+    unlabelled_ramp: float = 0.0
+    # T of Algorithm 1.
+    temperature: float = 0.1
+
+    dataloader_train: Any
+    _resumed_unlabelled_states: tuple[Any, ...] | None = None
+
+    # ---- the batch and the images ----
+
+    @property
+    def labelled_batch_size(self) -> int:
+        """Labelled samples in a batch: half of it, and the odd one."""
+        return self.batch_size - self.unlabelled_batch_size
+
+    @property
+    def unlabelled_batch_size(self) -> int:
+        """Unlabelled samples in a batch."""
+        return self.batch_size // 2 if self.unlabelled_weight else 0
+
+    def check_supported(self) -> None:
+        """The options and the batch too."""
+        name = type(self).__name__
+        plans = f"{self.preprocessed_dataset_folder_base}/{self.plans_manager.plans_name}.json"
+        super().check_supported()
+        if self.temperature <= 0 or self.unlabelled_weight < 0 or self.difference_weight < 0:
+            raise UserError(
+                f"{name} needs a temperature above 0 and weights of at least 0, got temperature {self.temperature}, "
+                f"unlabelled_weight {self.unlabelled_weight} and difference_weight {self.difference_weight}."
+            )
+        size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
+        if self.unlabelled_weight and size < 2:
+            raise UserError(
+                f"{name} fills half of a batch with unlabelled samples, for which {size} sample on a device is too "
+                f"few: raise batch_size of configuration {self.configuration_name} in {plans}."
+            )
+
+    def unlabelled_dataset(self) -> nnUNetBaseDataset:
+        """The preprocessed unlabelled images.
+
+        Raises:
+            UserError: there are none, they belong to other plans, or the previous stage of a cascade did not see them.
+        """
+        name, plans = self.plans_manager.dataset_name, self.plans_manager
+        folder = store_folder(self.preprocessed_dataset_folder_base, self.configuration_manager.data_identifier)
+        record = StoreRecord.read(folder)
+        command = (
+            f"nnunet-ext preprocess-unlabelled -d {int(name[len('Dataset') :][:3])} -c {self.configuration_name} "
+            f"-p {plans.plans_name}"
+        )
+        finished = [case for case in sorted(record.cases) if (folder / f"{case}.pkl").exists()]
+        if not finished:
+            raise UserError(
+                f"{type(self).__name__} needs unlabelled images and finds none in {folder}: put some into imagesUn of "
+                f"{name} in nnUNet_raw and run {command}, or use nnUNetTrainerSDNetLabelled."
+            )
+        if record.plans != plans_fingerprint(plans.plans, self.configuration_manager.configuration):
+            raise UserError(f"{folder} was made with other plans than those of this run: run {command}.")
+        if len(finished) < len(record.cases):
+            raise UserError(f"{folder} has lost files of {min(set(record.cases) - set(finished))}: run {command}.")
+        previous = self.folder_with_segs_from_previous_stage
+        if previous is not None:
+            lacking = [case for case in finished if not list(Path(previous).glob(f"{case}.*"))]
+            if lacking:
+                raise UserError(
+                    f"{previous} has no prediction of the unlabelled {lacking[0]} ({len(lacking)} of "
+                    f"{len(finished)} images lack one), which nnU-Net does not make: train "
+                    f"{type(self).__name__} with 3d_fullres or 3d_lowres."
+                )
+        dataset_class = infer_dataset_class(str(folder))
+        return dataset_class(str(folder), finished, folder_with_segs_from_previous_stage=previous)
+
+    # ---- loaders ----
+
+    def on_train_start(self) -> None:
+        """Start the loaders, that of the unlabelled images too."""
+        if self.unlabelled_weight:
+            self.unlabelled_dataset()  # what is missing is said before anything is built
+        super().on_train_start()
+        if self._resumed_unlabelled_states is not None and self.local_rank == 0:
+            self.dataloader_train.unlabelled.states = self._resumed_unlabelled_states
+        self._resumed_unlabelled_states = None
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """The stock loaders; unlabelled patches join the batches of training."""
+        training, validation = super().get_dataloaders()
+        if self.unlabelled_weight:
+            training = JoinedBatches(training, self._start_unlabelled_loader())
+        return training, validation
+
+    def make_training_loader(self, dataset: nnUNetBaseDataset) -> nnUNetDataLoader:
+        """Labelled patches, as many of them centred on foreground as in stock nnU-Net.
+
+        nnU-Net centres the last third of a batch, which in half a batch may be none: here each labelled sample is
+        centred with the probability that a sample has in a whole batch.
+        """
+        sampling = self.sampling()
+        if self.unlabelled_weight and not self.probabilistic_oversampling:
+            centred = self.batch_size - round(self.batch_size * (1 - self.oversample_foreground_percent))
+            sampling = {
+                "oversample_foreground_percent": centred / self.batch_size,
+                "probabilistic_oversampling": True,
+            }
+        return self.augmented_loader(nnUNetDataLoader, dataset, self.labelled_batch_size, **sampling)
+
+    def training_workers(self, allowed: int) -> int:
+        """The other half of them loads unlabelled patches."""
+        return max(1, allowed - allowed // 2) if allowed and self.unlabelled_weight else allowed
+
+    def _start_unlabelled_loader(self) -> OwnRandomNumbers:
+        dataset = self.unlabelled_dataset()
+        self.print_to_log_file(
+            f"{len(dataset.identifiers)} unlabelled images; a batch has {self.labelled_batch_size} labelled and "
+            f"{self.unlabelled_batch_size} unlabelled sample(s)."
+        )
+        loader = self.augmented_loader(UnlabelledDataLoader, dataset, self.unlabelled_batch_size, with_target=False)
+        workers = get_allowed_n_proc_DA()
+        started = self.start_loader(loader, max(1, workers // 2) if workers else 0, max(6, workers // 2))
+        # Another beginning than that of the labelled patches: else both would be cut and turned alike.
+        seed = np.random.SeedSequence([torch.initial_seed() % 2**63, self.local_rank])
+        apart = OwnRandomNumbers(started, int(seed.generate_state(1)[0]))
+        next(apart)
+        return apart
+
+    def on_train_end(self) -> None:
+        """Stop all loaders."""
+        super().on_train_end()
+        if isinstance(self.dataloader_train, JoinedBatches):
+            self.dataloader_train.finish()
+
+    # ---- training ----
+
+    @property
+    def unlabelled_factor(self) -> float:
+        """Weight of the unlabelled term in this epoch."""
+        return self.unlabelled_weight * ramp(self.current_epoch, self.num_epochs, self.unlabelled_ramp)
+
+    def train_step(self, batch: dict) -> dict:
+        """One step of each network down Eq. 7 and, for the one that is taught, Eq. 8 (Algorithm 1)."""
+        data, target = self.to_device(batch)
+        labelled = len(data)
+        if self.unlabelled_weight:
+            data = torch.cat([data, batch["unlabelled"].to(self.device, non_blocking=True)])
+        regions, ignored = self.label_manager.has_regions, self.label_manager.ignore_label
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            outputs = [self._outputs(network(data)) for network in (self.network, self.second)]
+            basic = [self._basic(scales, target, labelled) for scales in outputs]
+        finest = [scales[0] for scales in outputs]
+        with_label = [logits[:labelled] for logits in finest]
+        truth, known = target_maps(
+            target[0] if self.enable_deep_supervision else target, finest[0].shape[1], ignored, regions
+        )
+
+        difference = difference_region(with_label[0].detach(), with_label[1].detach(), regions)
+        difference = difference if known is None else difference & known
+        mistakes = [difference_loss(logits, truth, difference, regions) for logits in with_label]
+        dice = self._dice_losses(with_label, truth, known, regions)
+        first_teaches = dice[0] < dice[1]
+        terms: dict[str, torch.Tensor] = {}
+        for i, name in enumerate(NAMES):
+            terms[f"Dice loss: {name}"] = dice[i]
+            terms[f"Dice + CE: {name}"] = basic[i]
+            terms[f"difference: {name}"] = mistakes[i]
+        terms["difference region"] = difference.float().mean()
+        losses = [b + self.difference_weight * m for b, m in zip(basic, mistakes, strict=True)]
+        if self.unlabelled_weight:
+            without = [logits[labelled:] for logits in finest]
+            with torch.no_grad():
+                teacher = torch.where(first_teaches, without[0], without[1])
+                pseudo_label = sharpen(teacher, self.temperature, regions)
+            # Who is taught is decided on the device: the host need not wait for it.
+            taught = [(~first_teaches).float(), first_teaches.float()]
+            lessons = [taught[i] * teaching_loss(without[i], pseudo_label, regions) for i in range(2)]
+            losses = [loss + self.unlabelled_factor * lesson for loss, lesson in zip(losses, lessons, strict=True)]
+            terms["first teaches"] = first_teaches.float()
+            terms["unlabelled"] = lessons[0] + lessons[1]
+        self.network_step(losses[0])
+        self.second.step(losses[1])
+        return self.step_output((losses[0].detach() + losses[1].detach()) / 2, terms)
+
+    def _outputs(self, outputs: Any) -> list[torch.Tensor]:
+        """Outputs from the finest on, that in float32: there the gradients of several terms are summed."""
+        outputs = outputs if self.enable_deep_supervision else [outputs]
+        return [outputs[0].float(), *outputs[1:]]
+
+    def _basic(self, outputs: list[torch.Tensor], target: Any, labelled: int) -> torch.Tensor:
+        """Dice + CE of the labelled samples, with deep supervision (Eq. 4 and 5 as nnU-Net has them)."""
+        chosen = [output[:labelled] for output in outputs]
+        return self.loss(chosen, target) if self.enable_deep_supervision else self.loss(chosen[0], target)
+
+    @torch.no_grad()
+    def _dice_losses(
+        self, logits: list[torch.Tensor], truth: torch.Tensor, known: torch.Tensor | None, regions: bool
+    ) -> torch.Tensor:
+        """The two Dice losses of Algorithm 1, (2,), on all devices those of the whole batch."""
+        losses = torch.stack([soft_dice_loss(each, truth, known, regions) for each in logits])
+        if self.is_ddp:
+            dist.all_reduce(losses)
+            losses /= dist.get_world_size()
+        return losses
+
+    # ---- checkpoints ----
+
+    def extension_state(self) -> dict[str, Any]:
+        """With what the unlabelled loader goes on from."""
+        state = super().extension_state()
+        if isinstance(self.dataloader_train, JoinedBatches):
+            state["unlabelled_random_states"] = self.dataloader_train.unlabelled.states
+        return state
+
+    def load_extension_state(self, state: dict[str, Any]) -> None:
+        """With what :meth:`extension_state` adds."""
+        super().load_extension_state(state)
+        self._resumed_unlabelled_states = state.get("unlabelled_random_states")
+
+
+class nnUNetTrainerSDNetLabelled(nnUNetTrainerSDNet):
+    """SD-Net without the unlabelled term: two networks and the difference region, on whole labelled batches."""
+
+    unlabelled_weight = 0.0

@@ -1,0 +1,166 @@
+"""The unlabelled images of a raw dataset: found by nnU-Net's naming, and compared with the training images.
+
+All of it looks at names and headers only, and so is done before the long work begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.unlabelled.store import RAW_FOLDER
+
+# An image whose voxels are this much larger or smaller than those of every training image has a wrong header.
+SPACING_LIMIT = 4.0
+
+
+@dataclass(frozen=True)
+class Header:
+    """What must agree with the training images.
+
+    Attributes:
+        spacing: voxel size per axis, as the file has it; its length is the dimension.
+        orientation: the patient axis that each axis of the file runs along, such as "-R+A+S"; empty where nnU-Net's
+            reader reorients the image or the format says nothing.
+    """
+
+    spacing: tuple[float, ...]
+    orientation: str
+
+
+def find_images(
+    folder: Path, file_ending: str, channels: int, training_cases: Collection[str]
+) -> dict[str, list[Path]]:
+    """Files of every unlabelled case, channel by channel.
+
+    Args:
+        folder: ``imagesUn`` of a raw dataset.
+        file_ending: of dataset.json.
+        channels: files of a case.
+        training_cases: names that are taken.
+
+    Raises:
+        UserError: there are none, a file has another name or ending, a channel is missing, or a name is taken.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise UserError(f"There are no unlabelled images: put them into {folder} as CASE_0000{file_ending}.")
+    pattern = re.compile(rf"(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(file_ending)}")
+    found: dict[str, dict[int, Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith("."):  # what file managers leave behind
+            continue
+        if file_ending.startswith(".tif") and file.suffix == ".json":  # the voxel size, which nnU-Net keeps beside
+            continue
+        match = pattern.fullmatch(file.name)
+        if match is None:
+            raise UserError(
+                f"{file} is not named CASE_0000{file_ending}, as the images of this dataset are: rename or convert it, "
+                f"or take it out of {RAW_FOLDER}."
+            )
+        found.setdefault(match["case"], {})[int(match["channel"])] = file
+    for case, files in found.items():
+        lacking = [channel for channel in range(channels) if channel not in files]
+        if lacking or len(files) > channels:
+            wrong = f"has no channel {lacking[0]:04d}" if lacking else f"has {len(files)} channels"
+            raise UserError(
+                f"{case} in {folder} {wrong}, where the training images have {channels}: mend it or take it out."
+            )
+        if case in training_cases:
+            raise UserError(
+                f"{case} in {folder} is the name of a training case: rename it, or take it out if it is the same image."
+            )
+    return {case: [files[channel] for channel in sorted(files)] for case, files in found.items()}
+
+
+def check_images(images: Mapping[str, Sequence[Path]], training: Mapping[str, Sequence[Path]], reader: type) -> None:
+    """Compare the headers of unlabelled images with those of the training images.
+
+    Args:
+        images: files by case.
+        training: files of the training images, by case.
+        reader: nnU-Net's reader of the dataset.
+
+    Raises:
+        UserError: a file cannot be read, or its dimension, orientation or spacing does not fit.
+    """
+    known = [read_header(files[0], reader) for files in training.values()]
+    dimensions = {len(header.spacing) for header in known}
+    orientations = {header.orientation for header in known}
+    for files in images.values():
+        for file in files:
+            header = read_header(file, reader)
+            dimension = len(header.spacing)
+            if dimension not in dimensions:
+                raise UserError(
+                    f"{file} has {dimension} dimensions, where the training images have {min(dimensions)}: convert it "
+                    "or take it out."
+                )
+            if header.orientation not in orientations:
+                raise UserError(
+                    f"{file} is oriented {header.orientation}, where the training images are "
+                    f"{' or '.join(sorted(orientations))}, and nnU-Net does not turn images: reorient it or take it "
+                    "out."
+                )
+            same = np.array([h.spacing for h in known if len(h.spacing) == dimension])
+            spacing = np.array(header.spacing)
+            if (spacing * SPACING_LIMIT < same.min(0)).any() or (spacing > same.max(0) * SPACING_LIMIT).any():
+                shown, low, high = (
+                    " x ".join(f"{s:.3g}" for s in each) for each in (spacing, same.min(0), same.max(0))
+                )
+                raise UserError(
+                    f"{file} has voxels of {shown} mm, where the training images have {low} to {high} mm: mend its "
+                    "header or take it out."
+                )
+
+
+def read_header(file: Path, reader: type) -> Header:
+    """Header of an image as nnU-Net's reader will see it.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        if reader.__name__ == "SimpleITKIO":
+            return _itk_header(file)
+        if reader.__name__.startswith("NibabelIO"):
+            return _nibabel_header(file, reorients=reader.__name__ == "NibabelIOWithReorient")
+        image, properties = reader().read_images([str(file)])
+        return Header(tuple(map(float, properties["spacing"]))[-(image.ndim - 1) :], "")
+    except Exception as error:  # whatever the imaging libraries raise for the many ways a file can be damaged
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{file} cannot be read ({lines[-1].strip()}): replace it or take it out.") from error
+
+
+def _itk_header(file: Path) -> Header:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    dimension = reader.GetDimension()
+    directions = np.array(reader.GetDirection()).reshape(dimension, dimension)
+    if dimension == 3:
+        directions = directions * [[-1], [-1], [1]]  # ITK counts to the left and back, NIfTI to the right and front
+    return Header(tuple(map(float, reader.GetSpacing())), _orientation(directions))
+
+
+def _nibabel_header(file: Path, reorients: bool) -> Header:
+    import nibabel as nib
+
+    image: nib.Nifti1Image = nib.load(file)  # type: ignore[assignment]
+    spacing = tuple(map(float, image.header.get_zooms()))
+    if reorients:
+        return Header(spacing, "")
+    assert image.affine is not None
+    return Header(spacing, _orientation(image.affine[:3, :3]))
+
+
+def _orientation(directions: np.ndarray) -> str:
+    """The patient axis nearest to each axis of an image, whose directions are the columns."""
+    nearest = np.abs(directions).argmax(0)
+    return "".join("-+"[int(directions[axis, i] > 0)] + "RAS"[axis] for i, axis in enumerate(nearest))

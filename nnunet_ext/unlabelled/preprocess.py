@@ -1,0 +1,180 @@
+"""Preprocessing of unlabelled images with the plans of their dataset, by nnU-Net's own preprocessor."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.unlabelled.store import StoreRecord, files_fingerprint, plans_fingerprint, store_folder
+
+_FORMATS = ((".b2nd", "_seg.b2nd", ".pkl"), (".npz", ".pkl"))
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done for one configuration: cases made, found finished, and removed as their images are gone."""
+
+    folder: Path
+    made: int
+    kept: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    plans: PlansManager
+    configuration: ConfigurationManager
+    dataset_json: dict[str, Any]
+    folder: Path
+
+
+def preprocess_images(
+    images: Mapping[str, Sequence[Path]],
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    preprocessed_dataset: Path,
+    num_processes: int,
+    progress: Progress,
+) -> Outcome:
+    """Preprocess the images of one configuration; what is finished, from the same files and plans, is kept.
+
+    Args:
+        images: files by case.
+        plans: of the dataset.
+        configuration: the one to preprocess for.
+        dataset_json: its content.
+        preprocessed_dataset: the dataset's folder in ``nnUNet_preprocessed``.
+        num_processes: worker processes; 1 works in this one.
+        progress: is told how many cases of how many are done.
+
+    Raises:
+        UserError: images cannot be preprocessed; the others are kept.
+    """
+    folder = store_folder(preprocessed_dataset, configuration.data_identifier)
+    record = StoreRecord.read(folder)
+    fingerprint = plans_fingerprint(plans.plans, configuration.configuration)
+    if record.plans != fingerprint:
+        record = StoreRecord(record.path, fingerprint)
+    states = {case: files_fingerprint(files) for case, files in images.items()}
+    record.cases = {
+        case: state for case, state in record.cases.items() if states.get(case) == state and _files(folder, case)
+    }
+    # Before any file: what the record does not name is not finished.
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write()
+    removed = _remove_others(folder, record.cases, images)
+    kept = len(record.cases)
+    to_do = {case: list(files) for case, files in images.items() if case not in record.cases}
+    problems = []
+    job = _Job(plans, configuration, dataset_json, folder)
+    progress(kept, len(images))
+    for case, problem in _run(partial(_preprocess_case, job), to_do, num_processes):
+        if problem:
+            problems.append(problem)
+            continue
+        record.cases[case] = states[case]
+        record.write()
+        progress(len(record.cases), len(images))
+    if problems:
+        raise UserError(
+            f"{len(problems)} of {len(images)} unlabelled cases cannot be preprocessed: {'; '.join(sorted(problems))}: "
+            "replace them or take them out; the others are kept."
+        )
+    return Outcome(folder, len(to_do), kept, removed)
+
+
+def _files(folder: Path, case: str) -> list[Path]:
+    """Files of a case, in either of nnU-Net's formats; none if they are not complete."""
+    for endings in _FORMATS:
+        files = [folder / f"{case}{ending}" for ending in endings]
+        if all(file.exists() for file in files):
+            return files
+    return []
+
+
+def _remove_others(folder: Path, kept: Mapping[str, Any], images: Mapping[str, Any]) -> int:
+    """Remove the files of all cases but ``kept``; returns how many of them have no image any more."""
+    keep = {file.name for case in kept for file in _files(folder, case)}
+    gone = set()
+    for file in folder.iterdir():
+        if file.is_dir():
+            shutil.rmtree(file)  # what a killed run left
+        elif file.name not in keep:
+            case = file.stem.removesuffix("_seg")
+            if case not in images:
+                gone.add(case)
+            file.unlink()
+    return len(gone)
+
+
+def _preprocess_case(job: _Job, case: str, files: list[Path]) -> str:
+    """Preprocess one case into the folder, all of its files or none; returns what is wrong with it."""
+    from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
+
+    preprocessor = job.configuration.preprocessor_class(verbose=False)
+    try:
+        for file in files:
+            _check_compressed(file)
+        with tempfile.TemporaryDirectory(dir=job.folder) as made:
+            # nnU-Net's own method, so that the format is that of the labelled cases
+            preprocessor.run_case_save(
+                str(Path(made) / case), list(map(str, files)), None, job.plans, job.configuration, job.dataset_json
+            )
+            properties = Path(made) / f"{case}.pkl"
+            write_pickle({**load_pickle(str(properties)), "class_locations": {}}, str(properties))
+            for file in Path(made).iterdir():
+                file.replace(job.folder / file.name)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the imaging libraries raise for the many ways a file can be damaged
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"{case} ({lines[-1].strip()})"
+    return ""
+
+
+def _check_compressed(file: Path) -> None:
+    """Raise if a gzipped file is damaged; ITK would return what it could decompress, and fill up with zeros."""
+    if file.suffix != ".gz":
+        return
+    from isal import igzip
+
+    with igzip.open(file) as stream:
+        while stream.read(2**22):
+            pass
+
+
+def _run(
+    work: Callable[[str, list[Path]], str], cases: Mapping[str, list[Path]], num_processes: int
+) -> Iterator[tuple[str, str]]:
+    """Yield each case with what is wrong with it, as they finish."""
+    if num_processes == 1 or len(cases) < 2:
+        for case, files in cases.items():
+            yield case, work(case, files)
+        return
+    # Spawned, as in nnU-Net: forking is not safe beside the threads of the progress bar.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(num_processes, len(cases)), mp_context=context) as pool:
+        futures = {pool.submit(work, case, files): case for case, files in cases.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker process was killed, probably for want of memory: run again with a smaller -np; finished "
+                "cases are kept."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,443 @@
+"""One training step against a plain reading of Eq. 3 to 8 and Algorithm 1, resuming, inference, what cannot work."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.networks.dual import DualNetwork
+from nnunet_ext.trainers.checkpoint import EXTENSION_KEY
+from nnunet_ext.trainers.dual import SECOND, _Distributed
+from tests.trainers.building import SETTINGS, build, cascade, random_batch, residual
+
+SDNET = "nnUNetTrainerSDNet_4epochs_3iters"
+LABELLED = "nnUNetTrainerSDNetLabelled_4epochs_3iters"
+
+
+@pytest.fixture(autouse=True)
+def single_process(monkeypatch):
+    """Batches are drawn in this process, so that seeds decide them."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+
+
+def seed(value=0):
+    np.random.seed(value)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(value)
+
+
+def ready(dataset, name=SDNET, **options):
+    """Two networks whose predictions differ, and an unlabelled sample."""
+    trainer = build(dataset, name, **options)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for network in trainer.networks():
+            for parameter in network.parameters():
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    shape = (1, trainer.num_input_channels, *trainer.configuration_manager.patch_size)
+    return trainer, torch.randn(shape, generator=generator)
+
+
+def halves(batch, unlabelled):
+    """A batch of which only the first sample is labelled."""
+    targets = batch["target"]
+    first = [t[:1] for t in targets] if isinstance(targets, list) else targets[:1]
+    return {"data": batch["data"][:1], "target": first, "keys": batch["keys"][:1], "unlabelled": unlabelled}
+
+
+def first_output(outputs):
+    return outputs[0] if isinstance(outputs, list) else outputs
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [*SETTINGS, "residual plans", "no deep supervision", "weights", "whole batches of labels"],
+)
+def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
+    options = {
+        "residual plans": {"change_plans": residual},
+        "no deep supervision": {"enable_deep_supervision": False},
+        "weights": {"difference_weight": 0.3, "unlabelled_weight": 0.6, "temperature": 0.4},
+        "whole batches of labels": {"name": LABELLED},
+    }.get(setting) or SETTINGS.get(setting, {})
+    trainer, unlabelled = ready(unlabelled_dataset, **options)
+    batch = random_batch(trainer)
+    with_labels_alone = setting == "whole batches of labels"
+    batch = batch if with_labels_alone else halves(batch, unlabelled)
+    regions, ignore = trainer.label_manager.has_regions, trainer.label_manager.ignore_label
+    copies = [copy.deepcopy(network) for network in trainer.networks()]
+    outputs = [network(batch["data"]) for network in copies]
+    basic = [trainer.loss(o, batch["target"]) for o in outputs]
+    logits = [first_output(o).double() for o in outputs]
+    target = batch["target"][0] if trainer.enable_deep_supervision else batch["target"]
+    classes = logits[0].shape[1]
+    if regions:
+        truth = target[:, :classes].double()
+        known = torch.ones_like(target[:, :1]).bool() if ignore is None else ~target[:, classes:].bool()
+        hard = [(z > 0).double() for z in logits]
+        soft = [torch.sigmoid(z) for z in logits]
+        differ = (hard[0] != hard[1]) & known
+        foreground = slice(0, classes)
+    else:
+        known = torch.ones_like(target).bool() if ignore is None else target != ignore
+        truth = torch.cat([(target == c).double() for c in range(classes)], 1)
+        hard = [z.argmax(1, keepdim=True) for z in logits]
+        soft = [torch.softmax(z, 1) for z in logits]
+        differ = ((hard[0] != hard[1]) & known).expand_as(logits[0])
+        foreground = slice(1, classes)
+    assert 0.01 < differ.double().mean() < 0.99
+    mistakes = [((p - truth) ** 2)[differ].mean() for p in soft]
+    dice = []
+    for probability in soft:
+        p, g = (probability * known)[:, foreground], (truth * known)[:, foreground]
+        voxels = tuple(range(2, p.ndim))
+        dice.append(1 - ((2 * (p * g).sum(voxels) + 1) / (p.sum(voxels) + g.sum(voxels) + 1)).mean())
+    totals = [b + trainer.difference_weight * m for b, m in zip(basic, mistakes, strict=True)]
+    expected = {"loss": None, "difference region": (differ if regions else differ[:, :1]).double().mean()}
+    for i, name in enumerate(("first", "second")):
+        expected[f"Dice loss: {name}"] = dice[i]
+        expected[f"Dice + CE: {name}"] = basic[i]
+        expected[f"difference: {name}"] = mistakes[i]
+    if not with_labels_alone:
+        teacher = 0 if dice[0] < dice[1] else 1
+        prediction = [first_output(network(unlabelled)).double() for network in copies]
+        squash = torch.sigmoid if regions else (lambda z: torch.softmax(z, 1))
+        power = squash(prediction[teacher]).detach() ** (1 / trainer.temperature)
+        rest = (1 - squash(prediction[teacher])).detach() ** (1 / trainer.temperature)
+        pseudo = power / (power + rest) if regions else power / power.sum(1, keepdim=True)
+        lesson = ((squash(prediction[1 - teacher]) - pseudo) ** 2).mean()
+        totals[1 - teacher] = totals[1 - teacher] + trainer.unlabelled_weight * lesson
+        expected |= {"first teaches": torch.tensor(float(teacher == 0)), "unlabelled": lesson}
+    expected["loss"] = (totals[0] + totals[1]) / 2
+    for total in totals:
+        total.backward()
+
+    output = trainer.train_step(batch)
+
+    assert output.keys() == expected.keys()
+    for name, value in expected.items():
+        assert output[name] == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+    for network, reference in zip(trainer.networks(), copies, strict=True):
+        gradients = {n: p.grad for n, p in reference.named_parameters() if p.grad is not None}
+        norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
+        for name, parameter in network.named_parameters():
+            if name in gradients:
+                scaled = gradients[name] * min(1, 12 / norm)
+                assert torch.allclose(parameter.grad, scaled, rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("first_is_better", [True, False])
+def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dataset, monkeypatch, first_is_better):
+    trainer, unlabelled = ready(unlabelled_dataset)
+    batch = halves(random_batch(trainer), unlabelled)
+    losses = torch.tensor([0.2, 0.3] if first_is_better else [0.3, 0.2])
+    monkeypatch.setattr(trainer, "_dice_losses", lambda *args: losses)
+    without = copy.deepcopy({"networks": trainer.networks()})["networks"]
+    for network in without:
+        outputs = network(batch["data"])
+        trainer.loss(outputs, batch["target"]).backward()
+    trainer.difference_weight = 0.0
+    output = trainer.train_step(batch)
+    assert output["first teaches"] == first_is_better
+    assert output["unlabelled"] > 1e-4
+    equal = []
+    for network, alone in zip(trainer.networks(), without, strict=True):
+        gradients = {n: p.grad for n, p in alone.named_parameters() if p.grad is not None}
+        norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
+        mine = dict(network.named_parameters())
+        equal.append(
+            all(torch.allclose(mine[n].grad, g * min(1, 12 / norm), rtol=1e-3, atol=1e-5) for n, g in gradients.items())
+        )
+    assert equal == [first_is_better, not first_is_better]  # only the student differs from learning by labels alone
+
+
+def run_epochs(trainer, until):
+    trainer.logger.plot_progress_png = lambda folder: None
+    trainer.on_train_start()
+    for _ in range(trainer.current_epoch, until):
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(3)])
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
+        trainer.on_epoch_end()
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):
+    options = {"save_every": 1, "inference": "best", "configuration": "2d"}
+    seed()
+    run_epochs(straight := build(unlabelled_dataset, SDNET, **options), 4)
+    seed()
+    run_epochs(first := build(unlabelled_dataset, SDNET, **options), 2)
+    seed(99)  # a new process would not have our seed
+    second = build(unlabelled_dataset, SDNET, **options)
+    second.load_checkpoint(f"{first.output_folder}/checkpoint_latest.pth")
+    assert second.current_epoch == 2
+    assert second._pseudo_dice == first._pseudo_dice
+    run_epochs(second, 4)
+
+    table, expected = second.loss_curves.table(), straight.loss_curves.table()
+    assert list(table.columns) == list(expected.columns)
+    np.testing.assert_allclose(table.to_numpy(), expected.to_numpy(), rtol=1e-4, atol=1e-6)
+    resumed, log = (t.logger.local_logger.my_fantastic_logging for t in (second, straight))
+    for key in ("train_losses", "val_losses", "lrs", "mean_fg_dice"):
+        np.testing.assert_allclose(resumed[key], log[key], rtol=1e-4, atol=1e-6, err_msg=key)
+    for mine, theirs in zip(second.networks(), straight.networks(), strict=True):
+        for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+            assert torch.allclose(p, q, atol=1e-5)
+
+
+def test_labelled_patches_are_those_of_a_stock_run(unlabelled_dataset):
+    """Of the same seed: neither the second network nor the unlabelled loader takes random numbers from it."""
+    seed()
+    stock = build(unlabelled_dataset, "nnUNetTrainer")
+    stock.on_train_start()
+    expected = [next(stock.dataloader_train) for _ in range(2)]
+    seed()
+    labelled = build(unlabelled_dataset, LABELLED)
+    labelled.on_train_start()
+    for p, q in zip(labelled.network.parameters(), stock.network.parameters(), strict=True):
+        assert torch.equal(p, q)
+    for batch in expected:
+        assert torch.equal(next(labelled.dataloader_train)["data"], batch["data"])
+    assert "unlabelled" not in next(labelled.dataloader_train)
+
+    batches = []
+    for joined in (False, True):
+        seed()
+        trainer = build(unlabelled_dataset, SDNET)
+        trainer.on_train_start()
+        batches.append(
+            [next(trainer.dataloader_train if joined else trainer.dataloader_train.labelled) for _ in range(3)]
+        )
+    for alone, together in zip(*batches, strict=True):
+        assert alone["keys"] == together["keys"]
+        assert torch.equal(alone["data"], together["data"])
+        assert together["unlabelled"].shape == together["data"].shape == (1, 1, 16, 32, 32)
+        assert not torch.equal(together["unlabelled"], together["data"])
+    own = trainer.dataloader_train.unlabelled
+    assert {case for _ in range(30) for case in next(own)["keys"]} == {"one", "two", "three"}
+
+
+def test_half_a_batch_is_centred_on_foreground_as_often_as_a_whole_one(unlabelled_dataset):
+    def batch_of_five(plans):
+        plans["configurations"]["2d"]["batch_size"] = 5
+
+    for options, labelled, share in (({}, 1, 0.5), ({"configuration": "2d", "change_plans": batch_of_five}, 3, 0.4)):
+        trainer = build(unlabelled_dataset, SDNET, **options)
+        trainer.initialize()
+        loader = trainer.get_dataloaders()[0].unlabelled.loader.data_loader
+        assert loader.batch_size == trainer.batch_size - labelled
+        assert not any(loader.get_do_oversample(i) for i in range(loader.batch_size))
+        assert trainer.labelled_batch_size == labelled
+        dataset = trainer.get_tr_and_val_datasets()[0]
+        loader = trainer.make_training_loader(dataset)
+        seed()
+        drawn = [loader.get_do_oversample(i) for _ in range(600) for i in range(labelled)]
+        assert np.mean(drawn) == pytest.approx(share, abs=0.06)
+
+
+@pytest.mark.parametrize(("inference", "weights"), [("mean", (0.5, 0.5)), ("second", (0, 1)), ("best", (1, 0))])
+def test_a_checkpoint_predicts_as_the_trainer_does(unlabelled_dataset, inference, weights):
+    trainer, _ = ready(unlabelled_dataset, inference=inference)
+    trainer._pseudo_dice = [0.8, 0.7]
+    trainer.get_dataloaders()
+    model = Path(trainer.output_folder_base)
+    filename = Path(trainer.output_folder) / "checkpoint_final.pth"
+    trainer.save_checkpoint(str(filename))
+    for name in ("plans", "dataset"):
+        source = trainer.plans_manager.plans if name == "plans" else trainer.dataset_json
+        (model / f"{name}.json").write_text(json.dumps(source))
+    stored = torch.load(filename, weights_only=False)
+    assert "weights" not in stored[EXTENSION_KEY]["helpers"][SECOND]
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), (0,))
+    assert isinstance(predictor.network, DualNetwork)
+    assert predictor.network._shares == weights
+
+    trainer.set_deep_supervision_enabled(False)
+    x = torch.randn(1, 1, 16, 32, 32)
+    with torch.no_grad():
+        outputs = [network.eval()(x) for network in trainer.networks()]
+        expected = weights[0] * outputs[0] + weights[1] * outputs[1]
+        assert not torch.allclose(outputs[0], outputs[1], atol=1e-2)
+        assert torch.allclose(predictor.network.eval()(x), expected, atol=1e-5)
+        with trainer.both_as_network():
+            trainer.network.eval()
+            assert torch.allclose(trainer.network(x), expected, atol=1e-5)
+    assert trainer.network is trainer.networks()[0]
+
+    again = build(unlabelled_dataset, SDNET, inference=inference)
+    again.load_checkpoint(str(filename))
+    assert again.shares == weights
+    assert again.second.was_restored
+    for mine, theirs in zip(again.networks(), trainer.networks(), strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(mine.parameters(), theirs.parameters(), strict=True))
+
+
+def test_pretrained_weights_of_stock_nnunet_go_into_the_first_network(unlabelled_dataset, tmp_path):
+    stock = build(unlabelled_dataset, "nnUNetTrainer")
+    stock.initialize()
+    stock.save_checkpoint(str(tmp_path / "stock.pth"))
+    torch.manual_seed(5)
+    trainer = build(unlabelled_dataset, SDNET)
+    trainer.initialize()
+    with torch.no_grad():
+        for parameter in trainer.network.parameters():
+            parameter.add_(1)
+    load_pretrained_weights(trainer.network, str(tmp_path / "stock.pth"))
+    for (name, p), q in zip(trainer.networks()[0].named_parameters(), stock.network.parameters(), strict=True):
+        assert torch.equal(p, q) == (".seg_layers." not in name), name  # which nnU-Net leaves as they are
+
+
+def test_validation_is_of_the_combination(unlabelled_dataset):
+    trainer, _ = ready(unlabelled_dataset, labels=SETTINGS["ignore label"]["labels"], inference="second")
+    batch = random_batch(trainer)
+    expected = copy.deepcopy(batch)
+    stock = build(unlabelled_dataset, "nnUNetTrainer", labels=SETTINGS["ignore label"]["labels"])
+    stock.initialize()
+    with torch.no_grad():
+        stock.network = trainer.networks()[1]
+        reference = stock.validation_step(copy.deepcopy(batch))
+        result = trainer.validation_step(batch)
+        stock.network = trainer.networks()[0]
+        other = stock.validation_step(copy.deepcopy(expected))
+    assert all(torch.equal(t, e) for t, e in zip(batch["target"], expected["target"], strict=True))
+    for key in ("tp_hard", "fp_hard", "fn_hard"):
+        assert np.array_equal(result[key], reference[key])
+        assert np.array_equal(result[f"{key}: second"], reference[key])
+        assert np.array_equal(result[f"{key}: first"], other[key])
+    assert result["loss"] == pytest.approx(reference["loss"])
+    trainer.on_validation_epoch_end([result, result])
+    dice = [np.mean(2 * r["tp_hard"] / (2 * r["tp_hard"] + r["fp_hard"] + r["fn_hard"])) for r in (other, reference)]
+    assert trainer._pseudo_dice == pytest.approx(dice)
+    trainer.on_validation_epoch_end([result])
+    assert trainer._pseudo_dice == pytest.approx(dice)
+    trainer.inference = "best"
+    assert trainer.shares == ((1, 0) if dice[0] >= dice[1] else (0, 1))
+
+
+def test_a_batch_without_foreground(unlabelled_dataset):
+    trainer, unlabelled = ready(unlabelled_dataset)
+    batch = halves(random_batch(trainer), unlabelled)
+    batch["target"] = [torch.zeros_like(t) for t in batch["target"]]
+    output = trainer.train_step(batch)
+    assert all(np.isfinite(value) for value in output.values())
+    assert output["Dice loss: first"] != output["Dice loss: second"]
+
+
+def test_the_unlabelled_term_can_rise(unlabelled_dataset):
+    trainer = build(unlabelled_dataset, SDNET, unlabelled_ramp=0.5, unlabelled_weight=3.0)
+    factors = []
+    for epoch in range(4):
+        trainer.current_epoch = epoch
+        factors.append(trainer.unlabelled_factor)
+    assert factors == [0, 1.5, 3, 3]
+    assert build(unlabelled_dataset, SDNET).unlabelled_factor == 1
+
+
+def test_all_devices_choose_the_same_teacher(unlabelled_dataset, monkeypatch):
+    trainer, _ = ready(unlabelled_dataset)
+    truth = torch.zeros(1, 3, 4, 4)
+    truth[:, 0] = 1
+    logits = [torch.zeros(1, 3, 4, 4), torch.randn(1, 3, 4, 4)]
+    alone = trainer._dice_losses(logits, truth, None, False)
+    trainer.is_ddp = True
+    elsewhere = torch.tensor([0.1, 0.9])
+    monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.all_reduce", lambda values: values.add_(elsewhere))
+    monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.get_world_size", lambda: 2)
+    assert torch.allclose(trainer._dice_losses(logits, truth, None, False), (alone + elsewhere) / 2)
+    first, trainer.network = trainer.network, _Distributed(trainer.network)
+    with trainer.both_as_network():
+        assert isinstance(trainer.network.module, DualNetwork)  # where stock nnU-Net looks
+        assert trainer.networks() == (first, trainer.second.module)
+        trainer.set_deep_supervision_enabled(False)
+        assert trainer.network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
+
+
+def test_compiled_networks_run_in_validation_and_leave_no_trace_in_checkpoints(unlabelled_dataset, tmp_path):
+    trainer, _ = ready(unlabelled_dataset)
+    names = {
+        f"{part}.{n}"
+        for part, net in zip(("first", "second"), trainer.networks(), strict=True)
+        for n in net.state_dict()
+    }
+    calls = []
+
+    def backend(module, inputs):
+        calls.append(module)
+        return module.forward
+
+    trainer.network = torch.compile(trainer.network, backend=backend)
+    trainer.second._forward = torch.compile(trainer.second.module, backend=backend)
+    trainer.save_checkpoint(str(tmp_path / "compiled.pth"))
+    assert torch.load(tmp_path / "compiled.pth", weights_only=False)["network_weights"].keys() == names | {"weights"}
+    trainer.load_checkpoint(str(tmp_path / "compiled.pth"))
+    trainer.set_deep_supervision_enabled(False)
+    with torch.no_grad(), trainer.both_as_network():
+        assert trainer.network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
+    assert len(calls) == 2  # one graph each
+
+
+def test_mixed_precision_keeps_the_terms_in_float32(unlabelled_dataset, monkeypatch):
+    trainer, unlabelled = ready(unlabelled_dataset)
+    batch = halves(random_batch(trainer), unlabelled)
+    expected = {k: copy.deepcopy(v) for k, v in batch.items()}
+    half_precision, _ = ready(unlabelled_dataset)
+    full = trainer.train_step(expected)
+    monkeypatch.setattr(half_precision, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    for name, value in half_precision.train_step(batch).items():
+        assert value == pytest.approx(full[name], rel=0.1, abs=0.03), name
+
+
+def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
+    def batch_of_one(plans):
+        plans["configurations"]["3d_fullres"]["batch_size"] = 1
+
+    def other_network(plans):
+        plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "some.package.Transformer"
+
+    cases = {
+        "1 sample on a device is too few: raise batch_size of configuration 3d_fullres in .*tinyPlans.json": {
+            "change_plans": batch_of_one
+        },
+        "no residual counterpart of some.package.Transformer": {"change_plans": other_network},
+        "inference of .* must be one of mean, first, second, best, got 'both'": {"inference": "both"},
+        "needs a temperature above 0": {"temperature": 0},
+    }
+    for message, options in cases.items():
+        with pytest.raises(UserError, match=message):
+            build(unlabelled_dataset, SDNET, **options).initialize()
+    build(unlabelled_dataset, LABELLED, change_plans=batch_of_one).initialize()
+
+
+def test_no_unlabelled_images_at_all(dataset):
+    message = r"put some into imagesUn of Dataset090_.* run nnunet-ext preprocess-unlabelled -d 90 -c 2d -p tinyPlans"
+    with pytest.raises(UserError, match=message):
+        build(dataset, SDNET, configuration="2d").on_train_start()
+    build(dataset, LABELLED).initialize()
+
+
+def test_unlabelled_images_of_another_plan_or_unseen_by_the_previous_stage(unlabelled_dataset):
+    def other_spacing(plans):
+        plans["configurations"]["3d_fullres"]["spacing"] = [3, 3, 3]
+
+    trainer = build(unlabelled_dataset, SDNET, configuration="3d_cascade_fullres", change_plans=cascade)
+    with pytest.raises(UserError, match=r"no prediction of the unlabelled one \(3 of 3 images lack one"):
+        trainer.on_train_start()
+    previous = Path(trainer.folder_with_segs_from_previous_stage)
+    previous.mkdir(parents=True)
+    for case in ("one", "two", "three"):
+        (previous / f"{case}.b2nd").touch()
+    assert trainer.unlabelled_dataset().identifiers == ["one", "three", "two"]
+    trainer = build(unlabelled_dataset, SDNET, change_plans=other_spacing)
+    with pytest.raises(UserError, match="was made with other plans than those of this run: run nnunet-ext"):
+        trainer.on_train_start()

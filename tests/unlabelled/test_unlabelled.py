@@ -1,0 +1,266 @@
+"""``nnunet-ext preprocess-unlabelled``: what it makes, that it goes on where it stopped, and what it refuses."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.unlabelled.commands import run_preprocess
+from nnunet_ext.unlabelled.images import Header, find_images, read_header
+from nnunet_ext.unlabelled.store import StoreRecord, store_folder
+from tests.conftest import PLANS, add_unlabelled
+
+
+@pytest.fixture
+def images(writable_dataset):
+    return add_unlabelled(writable_dataset, ("one", "two"))
+
+
+def run(dataset, *configurations, processes=1):
+    run_preprocess(dataset.id, configurations or ("3d_fullres",), PLANS, processes)
+
+
+def store(dataset, configuration="3d_fullres"):
+    return store_folder(dataset.preprocessed, f"nnUNetPlans_{configuration}")
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_images_become_what_labelled_ones_become(writable_dataset, images, capsys):
+    """A training image without its label must come out as with it."""
+    content = json.loads((writable_dataset.raw / "dataset.json").read_text())
+    name = min(content["dataset"])
+    shutil.copy(content["dataset"][name]["images"][0], images / "same_0000.nii.gz")
+    (images / ".DS_Store").touch()
+    run(writable_dataset, "2d", "3d_fullres")
+    for configuration in ("2d", "3d_fullres"):
+        labelled, folder = (
+            writable_dataset.preprocessed / f"nnUNetPlans_{configuration}",
+            store(writable_dataset, configuration),
+        )
+        dataset_class = infer_dataset_class(str(folder))
+        assert dataset_class is infer_dataset_class(str(labelled))
+        assert sorted(dataset_class.get_identifiers(str(folder))) == ["one", "same", "two"]
+        data, segmentation, _, properties = dataset_class(str(folder), ["same"]).load_case("same")
+        expected, _, _, reference = dataset_class(str(labelled), [name]).load_case(name)
+        assert np.array_equal(data[:], expected[:])
+        assert segmentation[:].max() <= 0
+        assert properties["class_locations"] == {}
+        assert properties["spacing"] == reference["spacing"]
+        assert data.chunks == expected.chunks
+    output = capsys.readouterr().out
+    assert "2d: 3 preprocessed" in output
+    assert "3d_fullres: 3 preprocessed" in output
+
+
+def test_finished_cases_are_kept_and_changed_ones_made_anew(writable_dataset, images, capsys):
+    run(writable_dataset)
+    folder = store(writable_dataset)
+    before = times(folder)
+    capsys.readouterr()
+    run(writable_dataset)
+    assert times(folder) == before
+    assert "0 preprocessed, 2 were finished" in capsys.readouterr().out
+
+    # one image changes, one comes, one goes; and a run was killed: files without a record, and a folder half filled
+    add_unlabelled(writable_dataset, ("one",))
+    shutil.move(images / "two_0000.nii.gz", images / "three_0000.nii.gz")
+    (folder / "four.b2nd").touch()
+    (folder / "tmpabc").mkdir()
+    (folder / "tmpabc" / "five.pkl").touch()
+    run(writable_dataset)
+    assert "2 preprocessed, 2 removed" in capsys.readouterr().out
+    after = times(folder)
+    assert {name.split(".")[0].removesuffix("_seg") for name in after} == {"one", "three"}
+    assert after["one.b2nd"] != before["one.b2nd"]
+
+    # a file is gone
+    (folder / "one.pkl").unlink()
+    run(writable_dataset)
+    assert "1 preprocessed, 1 were finished" in capsys.readouterr().out
+    assert times(folder)["three.b2nd"] == after["three.b2nd"]
+
+    # other plans, under the same name
+    file = writable_dataset.preprocessed / f"{PLANS}.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["3d_fullres"]["batch_size"] = 7
+    file.write_text(json.dumps(plans))
+    run(writable_dataset)
+    assert "0 preprocessed, 2 were finished" in capsys.readouterr().out
+    plans["configurations"]["3d_fullres"]["spacing"] = [16.0, 16.0, 16.0]
+    file.write_text(json.dumps(plans))
+    run(writable_dataset)
+    assert "2 preprocessed" in capsys.readouterr().out
+    _, _, _, properties = infer_dataset_class(str(folder))(str(folder), ["one"]).load_case("one")
+    data = infer_dataset_class(str(folder))(str(folder), ["one"]).load_case("one")[0]
+    assert data.shape[1] <= properties["shape_before_cropping"][0] // 2 + 1
+
+
+def test_a_killed_run_goes_on(writable_dataset, images, monkeypatch):
+    from nnunet_ext.unlabelled import preprocess
+
+    real, done = preprocess._preprocess_case, []
+
+    def killed(job, case, files):
+        if done:
+            raise KeyboardInterrupt
+        done.append(case)
+        return real(job, case, files)
+
+    monkeypatch.setattr(preprocess, "_preprocess_case", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(writable_dataset)
+    folder = store(writable_dataset)
+    assert list(StoreRecord.read(folder).cases) == done
+    before = times(folder)
+    monkeypatch.setattr(preprocess, "_preprocess_case", real)
+    run(writable_dataset)
+    assert sorted(StoreRecord.read(folder).cases) == ["one", "two"]
+    assert {name: time for name, time in times(folder).items() if name in before} == before
+
+
+def test_a_damaged_image_is_named_and_the_others_are_kept(writable_dataset, images):
+    file = images / "two_0000.nii.gz"
+    file.write_bytes(file.read_bytes()[:-3000])  # the header is whole
+    with pytest.raises(UserError, match=r"1 of 2 unlabelled cases cannot be preprocessed: two \(.*the others are kept"):
+        run(writable_dataset, processes=2)
+    folder = store(writable_dataset)
+    assert list(StoreRecord.read(folder).cases) == ["one"]
+    assert {path.name for path in folder.iterdir()} == {"one.b2nd", "one_seg.b2nd", "one.pkl"}
+    add_unlabelled(writable_dataset, ("one", "two"))
+    run(writable_dataset)
+    assert sorted(StoreRecord.read(folder).cases) == ["one", "two"]
+
+
+def rewritten(change):
+    """Change an image."""
+
+    def apply(dataset, images):
+        file = str(images / "one_0000.nii.gz")
+        image = sitk.ReadImage(file)
+        sitk.WriteImage(change(image) or image, file)
+
+    return apply
+
+
+def training_name(dataset, images):
+    content = json.loads((dataset.raw / "dataset.json").read_text())
+    (images / "one_0000.nii.gz").rename(images / f"{min(content['dataset'])}_0000.nii.gz")
+
+
+REFUSED = {
+    "nothing": (
+        lambda dataset, images: shutil.rmtree(images),
+        r"no unlabelled images: put them into .*imagesUn as CASE",
+    ),
+    "empty": (lambda dataset, images: [f.unlink() for f in images.iterdir()], "There are no unlabelled images"),
+    "another ending": (
+        lambda dataset, images: (images / "three_0000.mha").touch(),
+        r"three_0000.mha is not named CASE_0000.nii.gz",
+    ),
+    "no channel number": (
+        lambda dataset, images: (images / "one_0000.nii.gz").rename(images / "one.nii.gz"),
+        r"one.nii.gz is not named CASE_0000.nii.gz",
+    ),
+    "another channel": (
+        lambda dataset, images: (images / "one_0000.nii.gz").rename(images / "one_0001.nii.gz"),
+        r"one in .* has no channel 0000, where the training images have 1",
+    ),
+    "more channels": (
+        lambda dataset, images: shutil.copy(images / "one_0000.nii.gz", images / "one_0001.nii.gz"),
+        r"one in .* has 2 channels, where the training images have 1",
+    ),
+    "a training case": (training_name, r"phantomabdomen_001 in .* is the name of a training case"),
+    "not an image": (
+        lambda dataset, images: (images / "one_0000.nii.gz").write_bytes(b"nothing"),
+        r"one_0000.nii.gz cannot be read \(",
+    ),
+    "turned": (
+        rewritten(lambda image: sitk.PermuteAxes(image, [2, 0, 1])),
+        r"one_0000.nii.gz is oriented .*, where the training images are .*reorient it",
+    ),
+    "flipped": (
+        rewritten(lambda image: sitk.Flip(image, [False, False, True])),
+        r"one_0000.nii.gz is oriented .*, where the training images are",
+    ),
+    "metres": (
+        rewritten(lambda image: image.SetSpacing([s / 1000 for s in image.GetSpacing()])),
+        r"has voxels of 0.008 x 0.008 x 0.008 mm, where the training images have 8 x 8 x 8",
+    ),
+    "two dimensions": (rewritten(lambda image: image[:, :, 3]), "has 2 dimensions, where the training images have 3"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_fit_is_refused_before_any_work(writable_dataset, images, what):
+    change, message = REFUSED[what]
+    change(writable_dataset, images)
+    with pytest.raises(UserError, match=message) as error:
+        run(writable_dataset)
+    assert str(error.value).endswith(".")
+    assert not store(writable_dataset).exists()
+
+
+def test_tif_images_may_have_their_voxel_size_beside_them(tmp_path):
+    for name in ("one_0000.tif", "one.json"):
+        (tmp_path / name).touch()
+    assert find_images(tmp_path, ".tif", 1, ()) == {"one": [tmp_path / "one_0000.tif"]}
+    with pytest.raises(UserError, match=r"one.json is not named CASE_0000.png"):
+        find_images(tmp_path, ".png", 1, ())
+
+
+def test_wrong_names_are_refused(writable_dataset, images):
+    def refused(message, dataset="90", configurations=(), plans=PLANS):
+        with pytest.raises(UserError, match=message):
+            run_preprocess(dataset, configurations, plans, 1)
+
+    refused(r"has no dataset 91: convert", dataset="91")
+    refused(r"has no dataset Dataset090_Other", dataset="Dataset090_Other")
+    refused(r"has no configuration 3d: it has 2d, 3d_fullres", configurations=("3d",))
+    refused(r"There is no .*otherPlans.json: run nnUNetv2_plan_and_preprocess -d 90 first", plans="otherPlans")
+    (writable_dataset.preprocessed / "brokenPlans.json").write_text("{")
+    refused(r"brokenPlans.json is no JSON file", plans="brokenPlans")
+    (writable_dataset.root / "nnUNet_raw" / "Dataset090_Other").mkdir()
+    refused(r"several datasets 90 \(Dataset090_Other, Dataset090_PhantomAbdomen\)")
+    for configuration in ("2d", "3d_fullres"):
+        shutil.rmtree(writable_dataset.preprocessed / f"nnUNetPlans_{configuration}")
+    refused(r"has no preprocessed cases: run nnUNetv2_preprocess first", dataset=writable_dataset.name)
+
+
+def test_orientation_is_that_which_the_reader_sees(tmp_path):
+    class SimpleITKIO: ...
+
+    class NibabelIO: ...
+
+    class NibabelIOWithReorient: ...
+
+    file = tmp_path / "image.nii.gz"
+    affine = np.array([[0, 0, -3.0, 0], [2, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6)), np.diag([-2.0, 1, 3, 1])), file)
+    assert read_header(file, SimpleITKIO) == Header((2, 1, 3), "-R+A+S")
+    assert read_header(file, NibabelIO) == Header((2, 1, 3), "-R+A+S")
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6)), affine), file)
+    assert read_header(file, NibabelIO).orientation == "+A+S-R"
+    assert read_header(file, NibabelIOWithReorient).orientation == ""
+
+
+def test_command(writable_dataset, images):
+    """The command line, all configurations that are preprocessed, in processes of its own."""
+    output = writable_dataset.run(
+        "nnunet-ext", "preprocess-unlabelled", "-d", writable_dataset.id, "-p", PLANS, "-np", 2
+    )
+    assert "2d: 2 preprocessed" in output.stdout
+    assert "3d_fullres: 2 preprocessed" in output.stdout
+    (images / "two_0000.nii.gz").unlink()
+    (images / "two.nii.gz").touch()
+    result = writable_dataset.run("nnunet-ext", "preprocess-unlabelled", "-d", "90", "-p", PLANS, check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip().startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
