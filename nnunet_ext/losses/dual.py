@@ -22,10 +22,47 @@ def probabilities(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
     return torch.sigmoid(logits) if regions else torch.softmax(logits, 1)
 
 
+def dice_sums(
+    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None = None, regions: bool = False
+) -> torch.Tensor:
+    """Sums from which :func:`dice_of_sums` makes a Dice loss; those of several devices add up.
+
+    Args:
+        logits: (B, C, *spatial).
+        truth: maps of the ground truth, (B, C, *spatial), zero in ignored voxels.
+        known: (B, 1, *spatial), ``False`` in ignored voxels; ``None`` if there are none.
+        regions: whether the channels are regions (sigmoid), all of which are foreground.
+
+    Returns:
+        (4,): Dice losses of the samples and foreground classes of which there is ground truth, their number, and both
+        of all samples and foreground classes.
+    """
+    predicted = probabilities(logits, regions)
+    if known is not None:
+        predicted = predicted * known
+    if not regions:
+        predicted, truth = predicted[:, 1:], truth[:, 1:]
+    voxels = tuple(range(2, predicted.ndim))
+    overlap, size = (predicted * truth).sum(voxels), truth.sum(voxels)
+    losses = 1 - (2 * overlap + DICE_SMOOTHING) / (predicted.sum(voxels) + size + DICE_SMOOTHING)
+    present = (size > 0).to(losses.dtype)
+    return torch.stack([(losses * present).sum(), present.sum(), losses.sum(), torch.ones_like(losses).sum()])
+
+
+def dice_of_sums(sums: torch.Tensor) -> torch.Tensor:
+    """Dice loss of :func:`dice_sums`, the mean over what is there; over all, where nothing is.
+
+    Without this, a class that is in no patch would decide: the network that is surer of its absence has the lower loss,
+    whatever it does with the classes that are there.
+    """
+    present, number, everything, count = sums
+    return torch.where(number > 0, present / number.clamp(min=1), everything / count)
+
+
 def soft_dice_loss(
     logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None = None, regions: bool = False
 ) -> torch.Tensor:
-    """Dice loss of Eq. 5 by which Algorithm 1 chooses the teacher: mean over samples and foreground classes.
+    """Dice loss of Eq. 5 by which Algorithm 1 chooses the teacher: mean over samples and foreground classes present.
 
     Args:
         logits: (B, C, *spatial).
@@ -36,15 +73,7 @@ def soft_dice_loss(
     Returns:
         Scalar between 0 and 1.
     """
-    predicted = probabilities(logits, regions)
-    if known is not None:
-        predicted = predicted * known
-    if not regions:
-        predicted, truth = predicted[:, 1:], truth[:, 1:]
-    voxels = tuple(range(2, predicted.ndim))
-    overlap = (predicted * truth).sum(voxels)
-    total = predicted.sum(voxels) + truth.sum(voxels)
-    return (1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)).mean()
+    return dice_of_sums(dice_sums(logits, truth, known, regions))
 
 
 def difference_region(first: torch.Tensor, second: torch.Tensor, regions: bool = False) -> torch.Tensor:
@@ -63,12 +92,22 @@ def difference_region(first: torch.Tensor, second: torch.Tensor, regions: bool =
     return first.argmax(1, keepdim=True) != second.argmax(1, keepdim=True)
 
 
+def squared_error(predicted: torch.Tensor, wanted: torch.Tensor, regions: bool = False) -> torch.Tensor:
+    """Squared error of a voxel, (B, 1, *spatial) from probabilities (B, C, *spatial): half the sum over the classes.
+
+    With regions that of each region, (B, C, *spatial).
+    """
+    errors = (predicted - wanted) ** 2
+    return errors if regions else errors.sum(1, keepdim=True) / 2
+
+
 def difference_loss(
     logits: torch.Tensor, truth: torch.Tensor, difference: torch.Tensor, regions: bool = False
 ) -> torch.Tensor:
-    """Squared error in the difference region, the mean over its voxels and classes (Eq. 6).
+    """Squared error in the difference region, the mean over its voxels (Eq. 6).
 
-    With one foreground class against the background this is the error of its probability, as in the paper.
+    That of a voxel is half the sum over the classes: with one foreground class against the background this is the error
+    of its probability, as in the paper, and with many it weighs no less. Regions are counted one by one.
 
     Args:
         logits: of the network that learns, (B, C, *spatial).
@@ -79,9 +118,8 @@ def difference_loss(
     Returns:
         Scalar between 0 and 1; 0 if the networks agree everywhere.
     """
-    inside = difference.expand_as(logits)
-    error = (probabilities(logits, regions) - truth) ** 2
-    return torch.where(inside, error, 0).sum() / inside.sum().clamp(min=1)
+    error = squared_error(probabilities(logits, regions), truth, regions)
+    return torch.where(difference, error, 0).sum() / difference.sum().clamp(min=1)
 
 
 def sharpen(logits: torch.Tensor, temperature: float, regions: bool = False) -> torch.Tensor:
@@ -102,7 +140,9 @@ def sharpen(logits: torch.Tensor, temperature: float, regions: bool = False) -> 
 
 
 def teaching_loss(student: torch.Tensor, pseudo_label: torch.Tensor, regions: bool = False) -> torch.Tensor:
-    """Squared error between a prediction and the pseudo-label of the teacher, the mean over voxels and classes (Eq. 8).
+    """Squared error between a prediction and the pseudo-label of the teacher, the mean over voxels (Eq. 8).
+
+    Half the sum over the classes, as in :func:`difference_loss`.
 
     Args:
         student: logits of the network that learns, (B, C, *spatial).
@@ -112,4 +152,4 @@ def teaching_loss(student: torch.Tensor, pseudo_label: torch.Tensor, regions: bo
     Returns:
         Scalar between 0 and 1.
     """
-    return ((probabilities(student, regions) - pseudo_label.detach()) ** 2).mean()
+    return squared_error(probabilities(student, regions), pseudo_label.detach(), regions).mean()

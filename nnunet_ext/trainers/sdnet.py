@@ -19,7 +19,7 @@ from torch import distributed as dist
 from nnunet_ext.data.targets import target_maps
 from nnunet_ext.data.unlabelled_loader import JoinedBatches, OwnRandomNumbers, UnlabelledDataLoader
 from nnunet_ext.errors import UserError
-from nnunet_ext.losses.dual import difference_loss, difference_region, sharpen, soft_dice_loss, teaching_loss
+from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, difference_region, sharpen, teaching_loss
 from nnunet_ext.trainers.dual import NAMES, DualTrainer
 from nnunet_ext.trainers.schedules import ramp
 from nnunet_ext.unlabelled.store import StoreRecord, plans_fingerprint, store_folder
@@ -234,11 +234,10 @@ class nnUNetTrainerSDNet(DualTrainer):
         self, logits: list[torch.Tensor], truth: torch.Tensor, known: torch.Tensor | None, regions: bool
     ) -> torch.Tensor:
         """The two Dice losses of Algorithm 1, (2,), on all devices those of the whole batch."""
-        losses = torch.stack([soft_dice_loss(each, truth, known, regions) for each in logits])
+        sums = torch.stack([dice_sums(each, truth, known, regions) for each in logits])
         if self.is_ddp:
-            dist.all_reduce(losses)
-            losses /= dist.get_world_size()
-        return losses
+            dist.all_reduce(sums)
+        return torch.stack([dice_of_sums(each) for each in sums])
 
     # ---- checkpoints ----
 

@@ -58,23 +58,25 @@ def test_losses_are_the_plain_sums(shape, regions):
         for c in range(shape[1]):
             if differ[c] and k[(b, 0, *voxel)]:
                 differing += 1
-                errors.append((at_first[c] - g[(b, c, *voxel)]) ** 2)
+                errors.append((at_first[c] - g[(b, c, *voxel)]) ** 2 * (1 if regions else shape[1] / 2))
     assert differing > 0
     computed = difference_loss(first, truth * known, region & known, regions)
     assert computed.item() == pytest.approx(sum(errors) / differing, rel=1e-9)
 
     # Eq. 5
-    terms = []
+    terms = {True: [], False: []}
     for b in range(shape[0]):
         for c in range(0 if regions else 1, shape[1]):
-            overlap = both = 0.0
+            overlap = both = size = 0.0
             for voxel in np.ndindex(*shape[2:]):
                 if k[(b, 0, *voxel)]:
                     overlap += p[(b, c, *voxel)] * g[(b, c, *voxel)]
                     both += p[(b, c, *voxel)] + g[(b, c, *voxel)]
-            terms.append(1 - (2 * overlap + 1) / (both + 1))
+                    size += g[(b, c, *voxel)]
+            terms[size > 0].append(1 - (2 * overlap + 1) / (both + 1))
     computed = soft_dice_loss(first, truth * known, known, regions)
-    assert computed.item() == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+    counted = terms[True] or terms[False]
+    assert computed.item() == pytest.approx(sum(counted) / len(counted), rel=1e-9)
 
     # Algorithm 1 and Eq. 8
     for temperature in (0.1, 0.5, 1.0):
@@ -86,7 +88,8 @@ def test_losses_are_the_plain_sums(shape, regions):
                 target = powers[c] / (powers[c] + rest if regions else sum(powers))
                 assert float(sharpened[(b, c, *voxel)]) == pytest.approx(target, rel=1e-7, abs=1e-12)
                 error += (p[(b, c, *voxel)] - target) ** 2
-        assert teaching_loss(first, sharpened, regions).item() == pytest.approx(error / p.size, rel=1e-7)
+        voxels = p.size if regions else 2 * p.size / shape[1]
+        assert teaching_loss(first, sharpened, regions).item() == pytest.approx(error / voxels, rel=1e-7)
 
 
 @pytest.mark.parametrize("regions", [False, True])
@@ -123,6 +126,19 @@ def test_without_foreground_the_network_that_marks_less_of_it_is_better():
     assert losses == sorted(losses)
     assert len(set(losses)) == 3
     assert 0 < losses[0] < losses[2] < 1
+
+
+def test_a_class_that_is_not_there_does_not_choose_the_teacher():
+    """Two samples, one without foreground, of which the worse network is surer."""
+    truth = torch.zeros(2, 2, 32, 32, 32)
+    truth[0, 1, 8:24, 8:24, 8:24] = 1
+    truth[:, 0] = 1 - truth[:, 1]
+    good = 10 * (truth - 0.5)
+    bad = 14 * (truth - 0.5)
+    bad[0, :, 6:8, 8:24, 8:24] *= -1  # a layer too much
+    assert soft_dice_loss(bad[1:], truth[1:]) < soft_dice_loss(good[1:], truth[1:])
+    assert soft_dice_loss(good, truth) == soft_dice_loss(good[:1], truth[:1])
+    assert soft_dice_loss(good, truth) < soft_dice_loss(bad, truth)
 
 
 def test_half_precision_is_lifted_and_extreme_logits_stay_finite():

@@ -93,12 +93,15 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
         differ = ((hard[0] != hard[1]) & known).expand_as(logits[0])
         foreground = slice(1, classes)
     assert 0.01 < differ.double().mean() < 0.99
-    mistakes = [((p - truth) ** 2)[differ].mean() for p in soft]
+    per_voxel = 1 if regions else classes / 2  # half the sum over the classes
+    mistakes = [((p - truth) ** 2)[differ].mean() * per_voxel for p in soft]
     dice = []
     for probability in soft:
         p, g = (probability * known)[:, foreground], (truth * known)[:, foreground]
         voxels = tuple(range(2, p.ndim))
-        dice.append(1 - ((2 * (p * g).sum(voxels) + 1) / (p.sum(voxels) + g.sum(voxels) + 1)).mean())
+        present = g.sum(voxels) > 0
+        assert present.any()
+        dice.append(1 - ((2 * (p * g).sum(voxels) + 1) / (p.sum(voxels) + g.sum(voxels) + 1))[present].mean())
     totals = [b + trainer.difference_weight * m for b, m in zip(basic, mistakes, strict=True)]
     expected = {"loss": None, "difference region": (differ if regions else differ[:, :1]).double().mean()}
     for i, name in enumerate(("first", "second")):
@@ -112,7 +115,7 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
         power = squash(prediction[teacher]).detach() ** (1 / trainer.temperature)
         rest = (1 - squash(prediction[teacher])).detach() ** (1 / trainer.temperature)
         pseudo = power / (power + rest) if regions else power / power.sum(1, keepdim=True)
-        lesson = ((squash(prediction[1 - teacher]) - pseudo) ** 2).mean()
+        lesson = ((squash(prediction[1 - teacher]) - pseudo) ** 2).mean() * per_voxel
         totals[1 - teacher] = totals[1 - teacher] + trainer.unlabelled_weight * lesson
         expected |= {"first teaches": torch.tensor(float(teacher == 0)), "unlabelled": lesson}
     expected["loss"] = (totals[0] + totals[1]) / 2
