@@ -26,7 +26,7 @@ from nnunet_ext.evaluation.case import evaluate_pair
 from nnunet_ext.evaluation.surface import surface_distances
 from nnunet_ext.evaluation.targets import LabelScheme, Target
 
-MACHINE = "2-core CPU, 24 GiB"
+MACHINE = "2-core CPU (Intel Xeon), 24 GiB"
 SEED = 0
 Labels = npt.NDArray[np.uint8]
 

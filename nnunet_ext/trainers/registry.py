@@ -79,7 +79,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "partially labelled cases, completed by pseudo-labels, and a prior on the proportions of the organs",
             "Zhou et al. 2019, Eq. 3",
             "dataset.json with annotated_labels, some cases fully labelled, a batch of 2 or more",
-            "stock nnU-Net in stage 1; stage 2 is not yet measured",
+            "as stock nnU-Net in stage 1, 1.11 x in stage 2 (CPU)",
         ),
         TrainerEntry(
             "nnUNetTrainerPartial",
@@ -87,7 +87,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "partially labelled cases, completed by pseudo-labels, without the prior",
             "Zhou et al. 2019, lambda2 = 0",
             "dataset.json with annotated_labels, some cases fully labelled, a batch of 2 or more",
-            "stock nnU-Net in stage 1; stage 2 is not yet measured",
+            "as stock nnU-Net in stage 1, 1.09 x in stage 2 (CPU)",
         ),
         TrainerEntry(
             "nnUNetTrainerSDNet",
