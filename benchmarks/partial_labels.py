@@ -3,8 +3,9 @@
     python benchmarks/partial_labels.py run --data PATH/Task04_Hippocampus --work WORK --seeds 0 1 2
     python benchmarks/partial_labels.py report --work WORK --machine "..." --output benchmarks/results/NAME
 
-Each seed draws 20 fully labelled cases, 80 with only Anterior, 80 with only Posterior (the other label is erased to
-background) and 20 to validate on, fully labelled. The arms of a seed have one plan, one validation set and one budget:
+Each seed draws 20 (``--full``) fully labelled cases, 80 with only Anterior, 80 with only Posterior (the other label is
+erased to background) and 20 to validate on, fully labelled. The arms of a seed have one plan, one validation set and one
+budget:
 
 - full only: stock nnU-Net on the 20 fully labelled cases
 - naive: stock nnU-Net on all 180, background taken at its word
@@ -36,15 +37,15 @@ from runs import (
 from nnunet_ext.data.label_sets import KEY
 
 NUMBERS = {"full": 20, "Anterior": 80, "Posterior": 80, "validation": 20}
-TRUTH_ID = 520  # the task itself; its folds hold the arms of full labels
-FIRST_PARTIAL_ID = 521  # one dataset for each seed
 NAME = "HippocampusPartial"
+FULL_ONLY, NAIVE, UPPER_BOUND = "full only (stock)", "naive (stock)", "upper bound (stock)"
 
 
-def draw(cases: list[str], seed: int) -> dict[str, list[str]]:
-    """The cases of each part of the experiment."""
+def draw(cases: list[str], seed: int, full: int) -> dict[str, list[str]]:
+    """The cases of each part of the experiment; fewer full ones are the first of them, the other parts stay."""
     order = iter(np.random.default_rng(seed).permutation(cases))
-    return {part: sorted(str(next(order)) for _ in range(number)) for part, number in NUMBERS.items()}
+    parts = {part: [str(next(order)) for _ in range(number)] for part, number in NUMBERS.items()}
+    return {part: sorted(drawn) for part, drawn in {**parts, "full": parts["full"][:full]}.items()}
 
 
 def training_cases(parts: dict[str, list[str]]) -> list[str]:
@@ -52,15 +53,20 @@ def training_cases(parts: dict[str, list[str]]) -> list[str]:
     return sorted(case for part, cases in parts.items() if part != "validation" for case in cases)
 
 
-def write_partial_dataset(truth: Path, seed: int, parts: dict[str, list[str]]) -> Path:
+def name_of(first_id: int, seed: int) -> str:
+    """Folder of the dataset of a seed."""
+    return f"Dataset{first_id + 1 + seed:03d}_{NAME}{seed}"
+
+
+def write_partial_dataset(truth: Path, name: str, parts: dict[str, list[str]]) -> Path:
     """The raw dataset of a seed: images where they are, labels erased; returns its folder.
 
     Args:
         truth: raw folder of the task with all labels.
-        seed: of the draw.
+        name: of the folder.
         parts: of :func:`draw`.
     """
-    raw = truth.parent / f"Dataset{FIRST_PARTIAL_ID + seed:03d}_{NAME}{seed}"
+    raw = truth.parent / name
     if (raw / "dataset.json").exists():
         return raw
     (raw / "labelsTr").mkdir(parents=True, exist_ok=True)
@@ -87,32 +93,33 @@ def write_partial_dataset(truth: Path, seed: int, parts: dict[str, list[str]]) -
 
 def plan(arguments: argparse.Namespace) -> dict[str, list[Run]]:
     """The runs of every arm, one per seed."""
-    truth = next((arguments.work / "preprocessed").glob(f"Dataset{TRUTH_ID}_*")).name
+    truth = next((arguments.work / "preprocessed").glob(f"Dataset{arguments.first_id:03d}_*")).name
     length = f"_{arguments.epochs}epochs_{arguments.iterations}iters"
     arms: dict[str, list[Run]] = {}
     for seed in arguments.seeds:
-        partial = f"Dataset{FIRST_PARTIAL_ID + seed:03d}_{NAME}{seed}"
-        arms.setdefault("full only (stock)", []).append(Run(truth, f"nnUNetTrainer{length}", 2 * seed, seed))
-        arms.setdefault("naive (stock)", []).append(Run(partial, f"nnUNetTrainer{length}", 0, seed))
-        for trainer in arguments.trainers:
-            arms.setdefault(trainer, []).append(Run(partial, f"{trainer}{length}", 0, seed))
-        arms.setdefault("upper bound (stock)", []).append(Run(truth, f"nnUNetTrainer{length}", 2 * seed + 1, seed))
+        partial, stock = name_of(arguments.first_id, seed), f"nnUNetTrainer{length}"
+        runs = {FULL_ONLY: Run(truth, stock, 2 * seed, seed), NAIVE: Run(partial, stock, 0, seed)}
+        runs |= {trainer: Run(partial, f"{trainer}{length}", 0, seed) for trainer in arguments.trainers}
+        runs |= {UPPER_BOUND: Run(truth, stock, 2 * seed + 1, seed)}
+        for arm, one in runs.items():
+            if arm not in arguments.without:
+                arms.setdefault(arm, []).append(one)
     return arms
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare all datasets, then all runs that are not done yet, seed by seed."""
-    truth = prepare(arguments.data, arguments.work, TRUTH_ID)
+    truth = prepare(arguments.data, arguments.work, arguments.first_id)
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (truth / "gt_segmentations").glob("*.nii.gz"))
     folds = []
     for seed in range(max(arguments.seeds) + 1):
-        parts = draw(cases, seed)
+        parts = draw(cases, seed, arguments.full)
         for train in (parts["full"], training_cases(parts)):
             folds.append({"train": train, "val": parts["validation"]})
     (truth / "splits_final.json").write_text(json.dumps(folds, indent=1))
     for seed in arguments.seeds:
-        parts = draw(cases, seed)
-        raw = write_partial_dataset(arguments.work / "raw" / truth.name, seed, parts)
+        parts = draw(cases, seed, arguments.full)
+        raw = write_partial_dataset(arguments.work / "raw" / truth.name, name_of(arguments.first_id, seed), parts)
         folder = preprocess_with_plan_of(truth, raw, arguments.work)
         fold = {"train": training_cases(parts), "val": parts["validation"]}
         (folder / "splits_final.json").write_text(json.dumps([fold], indent=1))
@@ -124,10 +131,10 @@ def report(arguments: argparse.Namespace) -> None:
     """Write the tables of finished runs."""
     from summary import write
 
-    truth = next((arguments.work / "preprocessed").glob(f"Dataset{TRUTH_ID}_*"))
+    truth = next((arguments.work / "preprocessed").glob(f"Dataset{arguments.first_id:03d}_*"))
     heading = (
         f"Machine: {arguments.machine}. Data: Task04_Hippocampus; each seed ({arguments.seeds}) draws "
-        + ", ".join(f"{number} {part}" for part, number in NUMBERS.items())
+        + ", ".join(f"{number} {part}" for part, number in {**NUMBERS, "full": arguments.full}.items())
         + f" cases (Anterior, Posterior: only that label annotated). {PLANS} ({CONFIGURATION}, features {FEATURES}, "
         f"batch size {BATCH_SIZE}), networks in {arguments.precision}; {arguments.epochs} epochs of "
         f"{arguments.iterations} iterations. Mean over the 20 validation cases, then mean ± standard deviation over "
@@ -146,6 +153,11 @@ def main() -> None:
         command.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
         command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
         command.add_argument("--trainers", nargs="+", default=["nnUNetTrainerPartial", "nnUNetTrainerPaNN"])
+        command.add_argument("--full", type=int, default=NUMBERS["full"], help="fully labelled cases")
+        command.add_argument("--first-id", type=int, default=520, help="dataset id of the task; the next are a seed's")
+        command.add_argument(
+            "--without", nargs="+", default=[], choices=[NAIVE, UPPER_BOUND], help="arms of stock nnU-Net to leave out"
+        )
         command.add_argument("--epochs", type=int, default=10)
         command.add_argument("--iterations", type=int, default=150)
         add_options(command)
@@ -153,7 +165,7 @@ def main() -> None:
     runs.set_defaults(call=run)
     tables.add_argument("--machine", required=True, help="said in the result")
     tables.add_argument("--output", type=Path, required=True, help="file name without suffix")
-    tables.add_argument("--reference", default="full only (stock)", help="the arm that the others are compared with")
+    tables.add_argument("--reference", default=FULL_ONLY, help="the arm that the others are compared with")
     tables.set_defaults(call=report)
     arguments = parser.parse_args()
     arguments.call(arguments)
