@@ -4,8 +4,8 @@
     python benchmarks/partial_labels.py report --work WORK --machine "..." --output benchmarks/results/NAME
 
 Each seed draws 20 (``--full``) fully labelled cases, 80 with only Anterior, 80 with only Posterior (the other label is
-erased to background) and 20 to validate on, fully labelled. The arms of a seed have one plan, one validation set and one
-budget:
+erased to background) and 20 to validate on, fully labelled. The arms of a seed have one plan, one validation set and
+one budget:
 
 - full only: stock nnU-Net on the 20 fully labelled cases
 - naive: stock nnU-Net on all 180, background taken at its word
