@@ -463,15 +463,17 @@ def test_the_unlabelled_term_can_rise(unlabelled_dataset):
 
 def test_all_devices_choose_the_same_teacher(unlabelled_dataset, monkeypatch):
     trainer, _ = ready(unlabelled_dataset)
-    truth = torch.zeros(1, 3, 4, 4)
-    truth[:, 0] = 1
-    logits = [torch.zeros(1, 3, 4, 4), torch.randn(1, 3, 4, 4)]
-    alone = trainer._dice_losses(logits, truth, None, False)
+    classes = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]).long()  # no foreground here, some elsewhere
+    truth = torch.nn.functional.one_hot(classes, 3).permute(0, 3, 1, 2).float()
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 3, 4, 4, generator=generator) for _ in range(2)]
+    of_the_whole_batch = trainer._dice_losses(logits, truth, None, False)
+    here = [each[:1] for each in logits]
+    assert not torch.allclose(trainer._dice_losses(here, truth[:1], None, False), of_the_whole_batch)
     trainer.is_ddp = True
-    elsewhere = torch.tensor([0.1, 0.9])
+    elsewhere = torch.stack([sdnet.dice_sums(each[1:], truth[1:]) for each in logits])
     monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.all_reduce", lambda values: values.add_(elsewhere))
-    monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.get_world_size", lambda: 2)
-    assert torch.allclose(trainer._dice_losses(logits, truth, None, False), (alone + elsewhere) / 2)
+    assert torch.allclose(trainer._dice_losses(here, truth[:1], None, False), of_the_whole_batch)
     first, trainer.network = trainer.network, _Distributed(trainer.network)
     with trainer.both_as_network():
         assert isinstance(trainer.network.module, DualNetwork)  # where stock nnU-Net looks
