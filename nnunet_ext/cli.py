@@ -139,7 +139,9 @@ def preprocess_unlabelled(
         list[str] | None, typer.Option("-c", help="Of the plans; may be repeated. Default: all that are preprocessed.")
     ] = None,
     plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
-    processes: Annotated[int | None, typer.Option("-np", min=1, help="Processes; default: cores, at most 8.")] = None,
+    processes: Annotated[
+        int | None, typer.Option("-np", min=1, help="Processes; default: as nnUNetv2_preprocess, at most the cores.")
+    ] = None,
 ) -> None:
     """Preprocess the images in imagesUn of a raw dataset, which have no labels, for nnUNetTrainerSDNet.
 

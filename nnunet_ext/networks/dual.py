@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,11 @@ class DualNetwork(nn.Module):
         if 0 in self._shares:
             return self._run[0 if self._shares[0] else 1](x)
         return mean_outputs(self._run[0](x), self._run[1](x), self._shares)
+
+
+def holds_two_networks(state: Mapping[str, Any]) -> bool:
+    """Whether a state dict is one of :class:`DualNetwork`."""
+    return _WEIGHTS in state and {name.partition(".")[0] for name in state} == {"first", "second", _WEIGHTS}
 
 
 def mean_outputs(first: Any, second: Any, shares: tuple[float, float]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.networks.dual import holds_two_networks
 from nnunet_ext.trainers.run_length import strip_run_length
 
 # All that the trainers here add to a stock checkpoint lies under this key; stock nnU-Net ignores it.
@@ -55,9 +56,15 @@ def read_checkpoint(filename: str | os.PathLike[str], trainer_name: str) -> dict
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint or "trainer_name" not in checkpoint:
         raise UserError(f"{filename} is not an nnU-Net checkpoint.")
     if strip_run_length(checkpoint["trainer_name"]) != strip_run_length(trainer_name):
+        # nnU-Net's -pretrained_weights looks for the names of one network, which are others where there are two.
+        advice = (
+            f"train {trainer_name} from the start, as -pretrained_weights cannot take one of two networks"
+            if holds_two_networks(checkpoint["network_weights"])
+            else "start a new run from its weights with -pretrained_weights"
+        )
         raise UserError(
             f"The checkpoint {filename} was written by {checkpoint['trainer_name']} and cannot continue a run of "
-            f"{trainer_name}: start a new run from its weights with -pretrained_weights."
+            f"{trainer_name}: {advice}."
         )
     return checkpoint
 

@@ -34,11 +34,14 @@ class DualTrainer(OwnLoadersTrainer):
     """
 
     # Whose prediction counts: the mean of both, one of them, or the one with the better pseudo Dice in validation.
+    # "best" is chosen when the validation of an epoch begins, by those before, and holds for it and for the checkpoints
+    # that follow from it: so a checkpoint predicts as the network does whose score it was kept for. First: the mean.
     inference: Inference = "mean"
     # Weight of the past in the running mean of the pseudo Dice by which "best" chooses; that of nnU-Net's own.
     dice_memory: float = 0.9
 
     network: Any
+    loss: Any
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class DualTrainer(OwnLoadersTrainer):
         # The class builds both networks, for inference; what trains as self.network is the first one alone.
         self.build_network_architecture: Callable[..., nn.Module] = nnUNetTrainer.build_network_architecture  # type: ignore[method-assign]
         self._pseudo_dice: list[float] | None = None
+        self._best: int | None = None
 
     # ---- the networks ----
 
@@ -83,8 +87,8 @@ class DualTrainer(OwnLoadersTrainer):
     @property
     def shares(self) -> tuple[float, float]:
         """Weights of the two networks in inference."""
-        if self.inference == "best" and self._pseudo_dice is not None:
-            return (1.0, 0.0) if self._pseudo_dice[0] >= self._pseudo_dice[1] else (0.0, 1.0)
+        if self.inference == "best" and self._best is not None:
+            return (0.0, 1.0) if self._best else (1.0, 0.0)
         return {"first": (1.0, 0.0), "second": (0.0, 1.0)}.get(self.inference, (0.5, 0.5))
 
     @contextmanager
@@ -108,12 +112,13 @@ class DualTrainer(OwnLoadersTrainer):
             self.enable_deep_supervision,
         )
 
-        def optimizer(parameters: Any) -> torch.optim.Optimizer:
-            return torch.optim.SGD(
-                parameters, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
-            )
-
-        return {SECOND: self.make_helper(module, optimizer, self.initial_lr)}
+        # By the method that made those of the first network, so that who overrides it changes both.
+        first, self.network = self.network, module.to(self.device)
+        try:
+            optimizer, scheduler = self.configure_optimizers()
+        finally:
+            self.network = first
+        return {SECOND: self.make_helper(module, lambda _: optimizer, self.initial_lr, scheduler=lambda _: scheduler)}
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """In both networks."""
@@ -141,31 +146,39 @@ class DualTrainer(OwnLoadersTrainer):
     # ---- validation ----
 
     def on_validation_epoch_start(self) -> None:
-        """Both networks in evaluation mode."""
+        """Both networks in evaluation mode; the better one is chosen."""
         super().on_validation_epoch_start()
         self.second.module.eval()
+        self._best = self._better()
+
+    def _better(self) -> int | None:
+        """Which network has the better running pseudo Dice; ``None`` before the first validation."""
+        return None if self._pseudo_dice is None else int(self._pseudo_dice[0] < self._pseudo_dice[1])
 
     def validation_step(self, batch: dict) -> dict:
         """What stock nnU-Net computes, for the combination of both, with the counts of each beside it."""
-        data = batch["data"].to(self.device, non_blocking=True)
+        data, target = self.to_device(batch)
         with self.autocast():
             outputs = [network(data) for network in (self.network, self.second)]
-        batch = {**batch, "data": data}
+        batch = {**batch, "data": data, "target": target}
         result = self._validate(batch, mean_outputs(outputs[0], outputs[1], self.shares))
         for name, output in zip(NAMES, outputs, strict=True):
-            counts = self._validate(batch, output)
+            counts = self._validate(batch, output, with_loss=False)
             result |= {f"{key}: {name}": counts[key] for key in ("tp_hard", "fp_hard", "fn_hard")}
         return result
 
-    def _validate(self, batch: dict, output: Any) -> dict:
-        """The stock step with a given output of the network."""
+    def _validate(self, batch: dict, output: Any, with_loss: bool = True) -> dict:
+        """The stock step with a given output of the network; without its loss, of which most of the time goes."""
         target = batch["target"]  # which the stock step changes where voxels are ignored
         copied = [t.clone() for t in target] if isinstance(target, list) else target.clone()
-        network, self.network = self.network, lambda _: output
+        network, loss = self.network, self.loss
+        self.network = lambda _: output
+        if not with_loss:
+            self.loss = lambda *_: torch.zeros(())
         try:
             return super().validation_step({**batch, "target": copied})
         finally:
-            self.network = network
+            self.network, self.loss = network, loss
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """Log the combination as stock nnU-Net does, and keep the running pseudo Dice of each network."""
@@ -214,6 +227,7 @@ class DualTrainer(OwnLoadersTrainer):
         state = super().extension_state()
         del state["helpers"][SECOND]["weights"]  # those are with the first network's
         state["pseudo_dice"] = self._pseudo_dice
+        state["best"] = self._best
         return state
 
     def load_extension_state(self, state: dict[str, Any]) -> None:
@@ -223,6 +237,7 @@ class DualTrainer(OwnLoadersTrainer):
             saved[SECOND] = {**saved[SECOND], "weights": self.second.module.state_dict()}
         super().load_extension_state({**state, "helpers": saved})
         self._pseudo_dice = state.get("pseudo_dice")
+        self._best = state.get("best", self._better())  # in older checkpoints it was chosen when they were written
 
 
 class _Distributed(nn.Module):

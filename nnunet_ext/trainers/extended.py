@@ -21,7 +21,7 @@ from nnunet_ext.trainers.checkpoint import (
     write_checkpoint,
 )
 from nnunet_ext.trainers.curves import LossCurves, mean_of_known
-from nnunet_ext.trainers.helpers import HelperNetwork, OptimizerFactory
+from nnunet_ext.trainers.helpers import HelperNetwork, OptimizerFactory, SchedulerFactory
 
 
 class ExtendedTrainer(nnUNetTrainer):
@@ -56,17 +56,23 @@ class ExtendedTrainer(nnUNetTrainer):
     # ---- building blocks for derived trainers ----
 
     def make_helper(
-        self, module: nn.Module, optimizer: OptimizerFactory, initial_lr: float, may_compile: bool = True
+        self,
+        module: nn.Module,
+        optimizer: OptimizerFactory,
+        initial_lr: float,
+        may_compile: bool = True,
+        scheduler: SchedulerFactory | None = None,
     ) -> HelperNetwork:
-        """Make a helper network on this trainer's device with nnU-Net's learning rate schedule.
+        """Make a helper network on this trainer's device.
 
-        ``may_compile``: use ``torch.compile`` where nnU-Net does.
+        ``may_compile``: use ``torch.compile`` where nnU-Net does. ``scheduler``: makes the learning rate schedule;
+        default: nnU-Net's, from ``initial_lr``.
         """
         return HelperNetwork(
             module,
             optimizer,
             self.device,
-            scheduler=lambda made: PolyLRScheduler(made, initial_lr, self.num_epochs),
+            scheduler=scheduler or (lambda made: PolyLRScheduler(made, initial_lr, self.num_epochs)),
             compile_module=may_compile and self._do_i_compile(),
         )
 

@@ -35,8 +35,9 @@ def broadcast_from_first_rank(module: nn.Module) -> None:
 def average_gradients(module: nn.Module) -> None:
     """Average the gradients over all ranks in one exchange; does nothing outside distributed training.
 
-    Helper networks are small and are run several times between two steps, with and without their own gradients;
-    this does for them what ``DistributedDataParallel`` does for a network that is run once.
+    Helper networks may be run several times between two steps, with and without their own gradients; this does for
+    them what ``DistributedDataParallel`` does for a network that is run once, though not while gradients are still
+    being computed.
     """
     if not _is_distributed():
         return

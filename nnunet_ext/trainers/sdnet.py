@@ -22,7 +22,7 @@ from nnunet_ext.errors import UserError
 from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, difference_region, sharpen, teaching_loss
 from nnunet_ext.trainers.dual import NAMES, DualTrainer
 from nnunet_ext.trainers.schedules import ramp
-from nnunet_ext.unlabelled.store import StoreRecord, plans_fingerprint, store_folder
+from nnunet_ext.unlabelled.store import StoreRecord, case_files, plans_fingerprint, store_folder
 
 
 class nnUNetTrainerSDNet(DualTrainer):
@@ -79,7 +79,8 @@ class nnUNetTrainerSDNet(DualTrainer):
         """The preprocessed unlabelled images.
 
         Raises:
-            UserError: there are none, they belong to other plans, or the previous stage of a cascade did not see them.
+            UserError: there are none, some are not finished, lost or labelled by now, they belong to other plans, or
+                the previous stage of a cascade did not see them.
         """
         name, plans = self.plans_manager.dataset_name, self.plans_manager
         folder = store_folder(self.preprocessed_dataset_folder_base, self.configuration_manager.data_identifier)
@@ -88,7 +89,7 @@ class nnUNetTrainerSDNet(DualTrainer):
             f"nnunet-ext preprocess-unlabelled -d {int(name[len('Dataset') :][:3])} -c {self.configuration_name} "
             f"-p {plans.plans_name}"
         )
-        finished = [case for case in sorted(record.cases) if (folder / f"{case}.pkl").exists()]
+        finished = [case for case in sorted(record.cases) if case_files(folder, case)]
         if not finished:
             raise UserError(
                 f"{type(self).__name__} needs unlabelled images and finds none in {folder}: put some into imagesUn of "
@@ -98,6 +99,20 @@ class nnUNetTrainerSDNet(DualTrainer):
             raise UserError(f"{folder} was made with other plans than those of this run: run {command}.")
         if len(finished) < len(record.cases):
             raise UserError(f"{folder} has lost files of {min(set(record.cases) - set(finished))}: run {command}.")
+        unfinished = sorted(set(record.wanted) - set(finished))
+        if unfinished:
+            raise UserError(
+                f"{folder} lacks {unfinished[0]} ({len(unfinished)} of {len(record.wanted)} images are not "
+                f"preprocessed yet): run {command}."
+            )
+        # Trained on as if it had no label, such a case would also be known to the fold that validates on it.
+        labelled = str(self.preprocessed_dataset_folder)
+        both = sorted(set(finished).intersection(infer_dataset_class(labelled).get_identifiers(labelled)))
+        if both:
+            raise UserError(
+                f"{both[0]} is a labelled case of {name} by now, and still among the unlabelled ones of {folder} "
+                f"({len(both)} such case(s)): take it out of imagesUn and run {command}."
+            )
         previous = self.folder_with_segs_from_previous_stage
         if previous is not None:
             lacking = [case for case in finished if not list(Path(previous).glob(f"{case}.*"))]
@@ -117,8 +132,10 @@ class nnUNetTrainerSDNet(DualTrainer):
         if self.unlabelled_weight:
             self.unlabelled_dataset()  # what is missing is said before anything is built
         super().on_train_start()
-        if self._resumed_unlabelled_states is not None and self.local_rank == 0:
-            self.dataloader_train.unlabelled.states = self._resumed_unlabelled_states
+        resumed = self._resumed_unlabelled_states
+        # Not there if unlabelled_weight was set to 0 since the checkpoint was written.
+        if resumed is not None and self.local_rank == 0 and isinstance(self.dataloader_train, JoinedBatches):
+            self.dataloader_train.unlabelled.states = resumed
         self._resumed_unlabelled_states = None
 
     def get_dataloaders(self) -> tuple[Any, Any]:
@@ -156,8 +173,11 @@ class nnUNetTrainerSDNet(DualTrainer):
         loader = self.augmented_loader(UnlabelledDataLoader, dataset, self.unlabelled_batch_size, with_target=False)
         workers = get_allowed_n_proc_DA()
         started = self.start_loader(loader, max(1, workers // 2) if workers else 0, max(6, workers // 2))
-        # Another beginning than that of the labelled patches: else both would be cut and turned alike.
-        seed = np.random.SeedSequence([torch.initial_seed() % 2**63, self.local_rank])
+        # Another beginning than that of the labelled patches: else both would be cut and turned alike. Of NumPy's state
+        # too, which in a run that nobody seeded is another one each time, as torch.initial_seed() is not.
+        _, words, position, *_ = np.random.get_state()  # noqa: NPY002 - nnU-Net's loaders draw from it
+        entropy = [torch.initial_seed() % 2**63, self.local_rank, position, *map(int, words)]
+        seed = np.random.SeedSequence(entropy)
         apart = OwnRandomNumbers(started, int(seed.generate_state(1)[0]))
         next(apart)
         return apart

@@ -16,7 +16,9 @@ from nnunet_ext.errors import UserError
 from nnunet_ext.unlabelled.images import check_images, find_images
 from nnunet_ext.unlabelled.store import RAW_FOLDER
 
-_MAX_PROCESSES = 8
+# Of nnUNetv2_preprocess, by configuration; what is not named there has the default.
+_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
+_DEFAULT_PROCESSES = 4
 
 
 def run_preprocess(
@@ -28,7 +30,7 @@ def run_preprocess(
         dataset: its number or name.
         configurations: those of the plans to preprocess for; none: all whose labelled cases are preprocessed.
         plans_name: file name of the plans, without ending.
-        num_processes: worker processes; default: one per core, at most 8.
+        num_processes: worker processes; default: those of nnUNetv2_preprocess, at most one per core.
 
     Raises:
         UserError: something is missing, or an image does not fit.
@@ -55,12 +57,21 @@ def run_preprocess(
     training_images = {case: [Path(file) for file in entry["images"]] for case, entry in training.items()}
     channels = max(len(files) for files in training_images.values())
     images = find_images(raw / RAW_FOLDER, dataset_json["file_ending"], channels, training_images)
-    check_images(images, training_images, plans.image_reader_writer_class)
 
     console = Console(soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    processes = num_processes or min(_MAX_PROCESSES, os.cpu_count() or 1)
+    named = dataset_json.get("channel_names", dataset_json.get("modality", {}))  # the second as in older datasets
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("headers", total=None)
+        check_images(
+            images,
+            training_images,
+            plans.image_reader_writer_class,
+            len(named),
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
     for configuration in chosen:
+        processes = num_processes or default_processes(configuration)
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(configuration, total=len(images))
             outcome = preprocess_images(
@@ -76,6 +87,11 @@ def run_preprocess(
         parts += [f"{outcome.kept} were finished"] if outcome.kept else []
         parts += [f"{outcome.removed} removed, as their images are gone"] if outcome.removed else []
         console.print(f"{configuration}: {', '.join(parts)}; in {outcome.folder}", highlight=False)
+
+
+def default_processes(configuration: str) -> int:
+    """Worker processes for a configuration: as many as nnUNetv2_preprocess starts, but no more than there are cores."""
+    return min(_PROCESSES.get(configuration, _DEFAULT_PROCESSES), os.cpu_count() or 1)
 
 
 def find_dataset(raw: Path, dataset: str) -> str:

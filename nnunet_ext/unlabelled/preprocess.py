@@ -16,9 +16,8 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.unlabelled.store import StoreRecord, files_fingerprint, plans_fingerprint, store_folder
+from nnunet_ext.unlabelled.store import StoreRecord, case_files, files_fingerprint, plans_fingerprint, store_folder
 
-_FORMATS = ((".b2nd", "_seg.b2nd", ".pkl"), (".npz", ".pkl"))
 Progress = Callable[[int, int], None]
 
 
@@ -70,9 +69,10 @@ def preprocess_images(
         record = StoreRecord(record.path, fingerprint)
     states = {case: files_fingerprint(files) for case, files in images.items()}
     record.cases = {
-        case: state for case, state in record.cases.items() if states.get(case) == state and _files(folder, case)
+        case: state for case, state in record.cases.items() if states.get(case) == state and case_files(folder, case)
     }
-    # Before any file: what the record does not name is not finished.
+    record.wanted = sorted(images)
+    # Before any file: what the record does not name is not finished, and what is not finished is known to training.
     folder.mkdir(parents=True, exist_ok=True)
     record.write()
     removed = _remove_others(folder, record.cases, images)
@@ -96,18 +96,9 @@ def preprocess_images(
     return Outcome(folder, len(to_do), kept, removed)
 
 
-def _files(folder: Path, case: str) -> list[Path]:
-    """Files of a case, in either of nnU-Net's formats; none if they are not complete."""
-    for endings in _FORMATS:
-        files = [folder / f"{case}{ending}" for ending in endings]
-        if all(file.exists() for file in files):
-            return files
-    return []
-
-
 def _remove_others(folder: Path, kept: Mapping[str, Any], images: Mapping[str, Any]) -> int:
     """Remove the files of all cases but ``kept``; returns how many of them have no image any more."""
-    keep = {file.name for case in kept for file in _files(folder, case)}
+    keep = {file.name for case in kept for file in case_files(folder, case)}
     gone = set()
     for file in folder.iterdir():
         if file.is_dir():

@@ -12,6 +12,7 @@ from typing import Any
 
 RAW_FOLDER = "imagesUn"
 _SUFFIX = "_unlabelled"
+_FORMATS = ((".b2nd", "_seg.b2nd", ".pkl"), (".npz", ".pkl"))
 
 
 def store_folder(preprocessed_dataset: str | os.PathLike[str], data_identifier: str) -> Path:
@@ -22,6 +23,15 @@ def store_folder(preprocessed_dataset: str | os.PathLike[str], data_identifier: 
         data_identifier: of the configuration.
     """
     return Path(preprocessed_dataset) / f"{data_identifier}{_SUFFIX}"
+
+
+def case_files(folder: Path, case: str) -> list[Path]:
+    """Files of a case in a store, in either of nnU-Net's formats; none if they are not complete."""
+    for endings in _FORMATS:
+        files = [folder / f"{case}{ending}" for ending in endings]
+        if all(file.exists() for file in files):
+            return files
+    return []
 
 
 def plans_fingerprint(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
@@ -59,11 +69,13 @@ class StoreRecord:
         path: the file.
         plans: :func:`plans_fingerprint` of what the cases were made with.
         cases: :func:`files_fingerprint` of the images of every finished case.
+        wanted: names of all cases that the last run was to make, finished or not.
     """
 
     path: Path
     plans: str = ""
     cases: dict[str, list[list[int]]] = field(default_factory=dict)
+    wanted: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> StoreRecord:
@@ -71,12 +83,14 @@ class StoreRecord:
         path = folder.with_name(f"{folder.name}.json")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(path, content["plans"], dict(content["cases"]))
+            cases = dict(content["cases"])
+            return cls(path, content["plans"], cases, list(content.get("wanted", cases)))
         except (OSError, ValueError, KeyError, TypeError):
             return cls(path)
 
     def write(self) -> None:
         """Write the file so that it is at every moment either the old one or the whole new one."""
         partial = self.path.with_name(f"{self.path.name}.partial")
-        partial.write_text(json.dumps({"plans": self.plans, "cases": self.cases}, indent=1), encoding="utf-8")
+        content = {"plans": self.plans, "wanted": self.wanted, "cases": self.cases}
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
         partial.replace(self.path)

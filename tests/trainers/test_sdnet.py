@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,17 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
+from nnunet_ext.data.unlabelled_loader import UnlabelledDataLoader
 from nnunet_ext.errors import UserError
 from nnunet_ext.networks.dual import DualNetwork
+from nnunet_ext.trainers import sdnet
 from nnunet_ext.trainers.checkpoint import EXTENSION_KEY
-from nnunet_ext.trainers.dual import SECOND, _Distributed
+from nnunet_ext.trainers.dual import NAMES, SECOND, _Distributed
+from nnunet_ext.trainers.lookup import find_trainer
+from nnunet_ext.unlabelled.store import StoreRecord, case_files, store_folder
 from tests.trainers.building import SETTINGS, build, cascade, random_batch, residual
 
 SDNET = "nnUNetTrainerSDNet_4epochs_3iters"
@@ -198,6 +205,37 @@ def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):
             assert torch.allclose(p, q, atol=1e-5)
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """States of the random number generators with which each class of loader begins its batches."""
+    seen = {}
+    original = nnUNetDataLoader.generate_train_batch
+
+    def recorded(loader):
+        _, words, position, *_ = np.random.get_state()  # noqa: NPY002
+        states = (hash((words.tobytes(), position)), hash(torch.get_rng_state().numpy().tobytes()))
+        seen.setdefault(type(loader), []).append(states)
+        return original(loader)
+
+    monkeypatch.setattr(nnUNetDataLoader, "generate_train_batch", recorded)
+    return seen
+
+
+def test_unlabelled_patches_are_drawn_with_other_random_numbers(unlabelled_dataset, drawn):
+    """Else both halves of a batch would be cut and turned alike."""
+    seed()
+    trainer = build(unlabelled_dataset, SDNET)
+    trainer.on_train_start()
+    for _ in range(4):
+        next(trainer.dataloader_train)
+    ours, stock = drawn[UnlabelledDataLoader], drawn[nnUNetDataLoader]
+    assert len(ours) > 4
+    assert len(stock) > 5
+    for mine, theirs in zip(zip(*ours, strict=True), zip(*stock, strict=True), strict=True):
+        assert len(set(mine)) == len(mine)
+        assert not set(mine) & set(theirs)
+
+
 def test_labelled_patches_are_those_of_a_stock_run(unlabelled_dataset):
     """Of the same seed: neither the second network nor the unlabelled loader takes random numbers from it."""
     seed()
@@ -225,7 +263,6 @@ def test_labelled_patches_are_those_of_a_stock_run(unlabelled_dataset):
         assert alone["keys"] == together["keys"]
         assert torch.equal(alone["data"], together["data"])
         assert together["unlabelled"].shape == together["data"].shape == (1, 1, 16, 32, 32)
-        assert not torch.equal(together["unlabelled"], together["data"])
     own = trainer.dataloader_train.unlabelled
     assert {case for _ in range(30) for case in next(own)["keys"]} == {"one", "two", "three"}
 
@@ -252,6 +289,7 @@ def test_half_a_batch_is_centred_on_foreground_as_often_as_a_whole_one(unlabelle
 def test_a_checkpoint_predicts_as_the_trainer_does(unlabelled_dataset, inference, weights):
     trainer, _ = ready(unlabelled_dataset, inference=inference)
     trainer._pseudo_dice = [0.8, 0.7]
+    trainer.on_validation_epoch_start()
     trainer.get_dataloaders()
     model = Path(trainer.output_folder_base)
     filename = Path(trainer.output_folder) / "checkpoint_final.pth"
@@ -325,7 +363,83 @@ def test_validation_is_of_the_combination(unlabelled_dataset):
     trainer.on_validation_epoch_end([result])
     assert trainer._pseudo_dice == pytest.approx(dice)
     trainer.inference = "best"
+    trainer.on_validation_epoch_start()
     assert trainer.shares == ((1, 0) if dice[0] >= dice[1] else (0, 1))
+
+
+def test_best_is_chosen_before_the_validation_whose_score_a_checkpoint_is_kept_for(unlabelled_dataset, tmp_path):
+    def stored(trainer):
+        trainer.save_checkpoint(str(tmp_path / "c.pth"))
+        return tuple(torch.load(tmp_path / "c.pth", weights_only=False)["network_weights"]["weights"].tolist())
+
+    def counts(tp):
+        return {f"{key}_hard": np.array([tp if key == "tp" else 1.0] * 2) for key in ("tp", "fp", "fn")}
+
+    def epoch(trainer, tp):
+        """A validation in which the networks find so much of the foreground."""
+        trainer.on_validation_epoch_start()
+        scored = trainer.shares
+        each = {f"{key}: {name}": v for name, n in zip(NAMES, tp, strict=True) for key, v in counts(n).items()}
+        trainer.on_validation_epoch_end([{"loss": 0.0, **counts(5), **each}])
+        assert stored(trainer) == trainer.shares == scored
+        return scored
+
+    trainer, _ = ready(unlabelled_dataset, inference="best")
+    assert epoch(trainer, (10, 1)) == (0.5, 0.5)
+    assert epoch(trainer, (1, 100)) == (1, 0)
+    trainer.dice_memory = 0.0
+    assert epoch(trainer, (1, 100)) == (1, 0)
+    again = build(unlabelled_dataset, SDNET, inference="best")
+    again.load_checkpoint(str(tmp_path / "c.pth"))
+    assert again.shares == (1, 0)
+    assert epoch(again, (1, 100)) == (0, 1)
+
+
+def test_the_second_network_learns_as_the_first_one_does(unlabelled_dataset):
+    class WithAdam(find_trainer(SDNET)):
+        def configure_optimizers(self):
+            made = torch.optim.AdamW(self.network.parameters(), lr=0.3)
+            return made, PolyLRScheduler(made, 0.3, self.num_epochs, exponent=2)
+
+    trainer, unlabelled = ready(unlabelled_dataset, trainer=WithAdam)
+    trainer.current_epoch = 2
+    trainer.on_train_epoch_start()
+    for optimizer, network in zip((trainer.optimizer, trainer.second.optimizer), trainer.networks(), strict=True):
+        assert type(optimizer) is torch.optim.AdamW
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.3 / 4)
+        assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in network.parameters()}
+    before = [p.detach().clone() for p in trainer.networks()[1].parameters()]
+    trainer.train_step(halves(random_batch(trainer), unlabelled))
+    assert not all(torch.equal(p, q) for p, q in zip(trainer.networks()[1].parameters(), before, strict=True))
+    stock = build(unlabelled_dataset, SDNET)
+    stock.initialize()
+    assert stock.second.optimizer.defaults == stock.optimizer.defaults
+
+
+def test_each_sd_net_says_that_it_cannot_start_from_the_other(unlabelled_dataset, tmp_path):
+    trainer, _ = ready(unlabelled_dataset, LABELLED)
+    trainer.save_checkpoint(str(tmp_path / "labelled.pth"))
+    with pytest.raises(UserError, match=r"train nnUNetTrainerSDNet_4epochs_3iters from the start, as .* two networks"):
+        build(unlabelled_dataset, SDNET).load_checkpoint(str(tmp_path / "labelled.pth"))
+
+
+def test_a_run_may_go_on_without_its_unlabelled_images(unlabelled_dataset):
+    run_epochs(first := build(unlabelled_dataset, SDNET, save_every=1, configuration="2d"), 1)
+    second = build(unlabelled_dataset, SDNET, configuration="2d", unlabelled_weight=0.0)
+    second.load_checkpoint(f"{first.output_folder}/checkpoint_latest.pth")
+    run_epochs(second, 2)
+    assert "unlabelled" not in next(second.dataloader_train)
+
+
+def test_a_run_that_nobody_seeded_draws_its_own_unlabelled_patches(unlabelled_dataset):
+    states = []
+    for value in (0, 0, 1):
+        trainer = build(unlabelled_dataset, SDNET)  # seeds torch, as it is by default, always alike
+        np.random.seed(value)  # noqa: NPY002 - as the operating system does
+        trainer.on_train_start()
+        states.append(trainer.dataloader_train.unlabelled.states[2])
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
 
 
 def test_a_batch_without_foreground(unlabelled_dataset):
@@ -349,15 +463,17 @@ def test_the_unlabelled_term_can_rise(unlabelled_dataset):
 
 def test_all_devices_choose_the_same_teacher(unlabelled_dataset, monkeypatch):
     trainer, _ = ready(unlabelled_dataset)
-    truth = torch.zeros(1, 3, 4, 4)
-    truth[:, 0] = 1
-    logits = [torch.zeros(1, 3, 4, 4), torch.randn(1, 3, 4, 4)]
-    alone = trainer._dice_losses(logits, truth, None, False)
+    classes = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]).long()  # no foreground here, some elsewhere
+    truth = torch.nn.functional.one_hot(classes, 3).permute(0, 3, 1, 2).float()
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 3, 4, 4, generator=generator) for _ in range(2)]
+    of_the_whole_batch = trainer._dice_losses(logits, truth, None, False)
+    here = [each[:1] for each in logits]
+    assert not torch.allclose(trainer._dice_losses(here, truth[:1], None, False), of_the_whole_batch)
     trainer.is_ddp = True
-    elsewhere = torch.tensor([0.1, 0.9])
+    elsewhere = torch.stack([sdnet.dice_sums(each[1:], truth[1:]) for each in logits])
     monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.all_reduce", lambda values: values.add_(elsewhere))
-    monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.get_world_size", lambda: 2)
-    assert torch.allclose(trainer._dice_losses(logits, truth, None, False), (alone + elsewhere) / 2)
+    assert torch.allclose(trainer._dice_losses(here, truth[:1], None, False), of_the_whole_batch)
     first, trainer.network = trainer.network, _Distributed(trainer.network)
     with trainer.both_as_network():
         assert isinstance(trainer.network.module, DualNetwork)  # where stock nnU-Net looks
@@ -391,14 +507,28 @@ def test_compiled_networks_run_in_validation_and_leave_no_trace_in_checkpoints(u
 
 
 def test_mixed_precision_keeps_the_terms_in_float32(unlabelled_dataset, monkeypatch):
+    """What reaches each term and what comes out of it, though the networks compute in half precision."""
     trainer, unlabelled = ready(unlabelled_dataset)
-    batch = halves(random_batch(trainer), unlabelled)
-    expected = {k: copy.deepcopy(v) for k, v in batch.items()}
-    half_precision, _ = ready(unlabelled_dataset)
-    full = trainer.train_step(expected)
-    monkeypatch.setattr(half_precision, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    for name, value in half_precision.train_step(batch).items():
-        assert value == pytest.approx(full[name], rel=0.1, abs=0.03), name
+    monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    half = []
+    trainer.network.register_forward_hook(lambda module, inputs, outputs: half.append(first_output(outputs).dtype))
+    seen = {}
+
+    def recorded(name, term):
+        def call(*args):
+            result = term(*args)
+            seen.setdefault(name, set()).update(a.dtype for a in (*args, result) if torch.is_tensor(a))
+            return result
+
+        return call
+
+    for name in ("dice_sums", "difference_loss", "sharpen", "teaching_loss"):
+        monkeypatch.setattr(sdnet, name, recorded(name, getattr(sdnet, name)))
+    assert all(np.isfinite(value) for value in trainer.train_step(halves(random_batch(trainer), unlabelled)).values())
+    assert half == [torch.bfloat16]
+    assert seen.keys() == {"dice_sums", "difference_loss", "sharpen", "teaching_loss"}
+    for name, dtypes in seen.items():
+        assert {dtype for dtype in dtypes if dtype.is_floating_point} == {torch.float32}, name
 
 
 def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
@@ -444,3 +574,37 @@ def test_unlabelled_images_of_another_plan_or_unseen_by_the_previous_stage(unlab
     trainer = build(unlabelled_dataset, SDNET, change_plans=other_spacing)
     with pytest.raises(UserError, match="was made with other plans than those of this run: run nnunet-ext"):
         trainer.on_train_start()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            "labelled",
+            r"two is a labelled case of Dataset090_.* take it out of imagesUn and run nnunet-ext",
+        ),
+        ("unfinished", r"lacks four \(1 of 4 images are not preprocessed yet\): run nnunet-ext preprocess-unlabelled"),
+        ("lost", r"has lost files of one: run nnunet-ext preprocess-unlabelled"),
+    ],
+)
+def test_a_store_that_is_not_up_to_date(unlabelled_dataset, tmp_path, what, message):
+    trainer = build(unlabelled_dataset, SDNET)
+    own = tmp_path / "own"
+    identifier = trainer.configuration_manager.data_identifier
+    for folder in (identifier, f"{identifier}_unlabelled"):
+        shutil.copytree(unlabelled_dataset.preprocessed / folder, own / folder)
+    trainer.preprocessed_dataset_folder_base = str(own)
+    trainer.preprocessed_dataset_folder = str(own / identifier)
+    folder = store_folder(own, identifier)
+    record = StoreRecord.read(unlabelled_dataset.preprocessed / folder.name)
+    record.path = own / f"{folder.name}.json"
+    record.wanted += ["four"] if what == "unfinished" else []
+    record.write()
+    if what == "labelled":
+        for file in case_files(folder, "two"):
+            shutil.copy(file, own / identifier / file.name)
+    if what == "lost":
+        (folder / "one.b2nd").unlink()
+    with pytest.raises(UserError, match=message) as error:
+        trainer.unlabelled_dataset()
+    assert str(error.value).endswith(".")

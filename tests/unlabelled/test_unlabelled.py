@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from skimage import io
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.unlabelled.commands import run_preprocess
-from nnunet_ext.unlabelled.images import Header, find_images, read_header
+from nnunet_ext.unlabelled.commands import default_processes, run_preprocess
+from nnunet_ext.unlabelled.images import Header, check_images, find_images, read_header
 from nnunet_ext.unlabelled.store import StoreRecord, store_folder
 from tests.conftest import PLANS, add_unlabelled
 
@@ -119,6 +122,7 @@ def test_a_killed_run_goes_on(writable_dataset, images, monkeypatch):
         run(writable_dataset)
     folder = store(writable_dataset)
     assert list(StoreRecord.read(folder).cases) == done
+    assert StoreRecord.read(folder).wanted == ["one", "two"]
     before = times(folder)
     monkeypatch.setattr(preprocess, "_preprocess_case", real)
     run(writable_dataset)
@@ -155,12 +159,25 @@ def training_name(dataset, images):
     (images / "one_0000.nii.gz").rename(images / f"{min(content['dataset'])}_0000.nii.gz")
 
 
+def only_hidden_files(dataset, images):
+    for file in images.iterdir():
+        file.unlink()
+    (images / ".DS_Store").touch()
+
+
+def four_dimensions(dataset, images):
+    sitk.WriteImage(
+        sitk.JoinSeries([sitk.ReadImage(str(images / "one_0000.nii.gz"))] * 2), str(images / "one_0000.nii.gz")
+    )
+
+
 REFUSED = {
     "nothing": (
         lambda dataset, images: shutil.rmtree(images),
         r"no unlabelled images: put them into .*imagesUn as CASE",
     ),
     "empty": (lambda dataset, images: [f.unlink() for f in images.iterdir()], "There are no unlabelled images"),
+    "only hidden files": (only_hidden_files, "There are no unlabelled images"),
     "another ending": (
         lambda dataset, images: (images / "three_0000.mha").touch(),
         r"three_0000.mha is not named CASE_0000.nii.gz",
@@ -195,6 +212,10 @@ REFUSED = {
         r"has voxels of 0.008 x 0.008 x 0.008 mm, where the training images have 8 x 8 x 8",
     ),
     "two dimensions": (rewritten(lambda image: image[:, :, 3]), "has 2 dimensions, where the training images have 3"),
+    "four dimensions": (
+        four_dimensions,
+        r"files of one in .* have 2 channel\(s\) together, where dataset.json names 1:",
+    ),
 }
 
 
@@ -206,6 +227,44 @@ def test_what_does_not_fit_is_refused_before_any_work(writable_dataset, images, 
         run(writable_dataset)
     assert str(error.value).endswith(".")
     assert not store(writable_dataset).exists()
+
+
+def test_finished_cases_outlive_an_empty_folder(writable_dataset, images):
+    run(writable_dataset)
+    before = times(store(writable_dataset))
+    only_hidden_files(writable_dataset, images)
+    with pytest.raises(UserError, match="There are no unlabelled images"):
+        run(writable_dataset)
+    assert times(store(writable_dataset)) == before
+
+
+def test_photographs_need_the_colours_of_the_dataset(tmp_path):
+    """A reader without headers: each unlabelled image is read, and a few of the training images."""
+    read = []
+
+    class Recorded(NaturalImage2DIO):
+        def read_images(self, image_fnames):
+            read.extend(Path(name).stem for name in image_fnames)
+            return super().read_images(image_fnames)
+
+    files = {name: tmp_path / f"{name}.png" for name in ("grey", "colour", *map(str, range(9)))}
+    for name, file in files.items():
+        io.imsave(file, np.zeros((6, 7) if name == "grey" else (6, 7, 3), np.uint8), check_contrast=False)
+    training = {name: [file] for name, file in files.items() if name.isdigit()}
+    steps = []
+    check_images({"colour": [files["colour"]]}, training, Recorded, 3, lambda *step: steps.append(step))
+    assert read == ["0", "4", "8", "colour"]
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    with pytest.raises(UserError, match=r"files of grey in .* have 1 channel.*, where dataset.json names 3: convert"):
+        check_images({"grey": [files["grey"]]}, training, Recorded, 3)
+
+
+def test_processes_are_those_of_nnunet(monkeypatch):
+    names = ("2d", "3d_fullres", "3d_lowres", "3d_other")
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert [default_processes(name) for name in names] == [8, 4, 8, 4]
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert [default_processes(name) for name in names] == [6, 4, 6, 4]
 
 
 def test_tif_images_may_have_their_voxel_size_beside_them(tmp_path):
@@ -237,6 +296,8 @@ def test_wrong_names_are_refused(writable_dataset, images):
 def test_orientation_is_that_which_the_reader_sees(tmp_path):
     class SimpleITKIO: ...
 
+    class SimpleITKIOWithReorient: ...
+
     class NibabelIO: ...
 
     class NibabelIOWithReorient: ...
@@ -249,6 +310,14 @@ def test_orientation_is_that_which_the_reader_sees(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6)), affine), file)
     assert read_header(file, NibabelIO).orientation == "+A+S-R"
     assert read_header(file, NibabelIOWithReorient).orientation == ""
+    assert read_header(file, NibabelIOWithReorient).spacing == pytest.approx((3, 2, 1), abs=0.01)
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6)), affine * (affine != 0.1)), file)
+    for reader in (SimpleITKIOWithReorient, NibabelIOWithReorient):
+        assert read_header(file, reader) == Header((3, 2, 1), "")
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 2)), np.diag([-2.0, 1, 3, 1])), file)
+    assert read_header(file, SimpleITKIO) == Header((2, 1, 3), "-R+A+S", 2)
+    with pytest.raises(UserError, match=r"cannot be read \(it has 4 dimensions, where nnU-Net's reader .* takes 3\)"):
+        read_header(file, NibabelIO)
 
 
 def test_command(writable_dataset, images):
