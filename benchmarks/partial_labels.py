@@ -21,18 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from runs import (
-    BATCH_SIZE,
-    CONFIGURATION,
-    FEATURES,
-    PLANS,
-    Run,
-    add_options,
-    prepare,
-    preprocess_with_plan_of,
-    run_all,
-    sources_of,
-)
+from runs import Run, budget, command_line, prepare, preprocess_with_plan_of, run_all, sources_of
 
 from nnunet_ext.data.label_sets import KEY
 
@@ -135,41 +124,23 @@ def report(arguments: argparse.Namespace) -> None:
     heading = (
         f"Machine: {arguments.machine}. Data: Task04_Hippocampus; each seed ({arguments.seeds}) draws "
         + ", ".join(f"{number} {part}" for part, number in {**NUMBERS, "full": arguments.full}.items())
-        + f" cases (Anterior, Posterior: only that label annotated). {PLANS} ({CONFIGURATION}, features {FEATURES}, "
-        f"batch size {BATCH_SIZE}), networks in {arguments.precision}; {arguments.epochs} epochs of "
-        f"{arguments.iterations} iterations. Mean over the 20 validation cases, then mean ± standard deviation over "
+        + f" cases (Anterior, Posterior: only that label annotated). {budget(arguments)}. "
+        "Mean over the 20 validation cases, then mean ± standard deviation over "
         "the seeds. Dice as fraction, ASSD and HD95 in mm, conventions `papers`."
     )
-    write(plan(arguments), truth, arguments.work, heading, arguments.output, arguments.reference)
+    write(plan(arguments), truth, arguments.work, heading, arguments.output, FULL_ONLY)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    runs = commands.add_parser("run", help="prepare, train and validate")
-    tables = commands.add_parser("report", help="write the tables of finished runs")
-    for command in (runs, tables):
-        command.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
-        command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-        command.add_argument("--trainers", nargs="+", default=["nnUNetTrainerPartial", "nnUNetTrainerPaNN"])
-        command.add_argument("--full", type=int, default=NUMBERS["full"], help="fully labelled cases")
-        command.add_argument("--first-id", type=int, default=520, help="dataset id of the task; the next are a seed's")
-        command.add_argument(
-            "--without", nargs="+", default=[], choices=[NAIVE, UPPER_BOUND], help="arms of stock nnU-Net to leave out"
-        )
-        command.add_argument("--epochs", type=int, default=10)
-        command.add_argument("--iterations", type=int, default=150)
-        add_options(command)
-    runs.add_argument("--data", type=Path, required=True, help="the folder Task04_Hippocampus")
-    runs.set_defaults(call=run)
-    tables.add_argument("--machine", required=True, help="said in the result")
-    tables.add_argument("--output", type=Path, required=True, help="file name without suffix")
-    tables.add_argument("--reference", default=FULL_ONLY, help="the arm that the others are compared with")
-    tables.set_defaults(call=report)
-    arguments = parser.parse_args()
-    arguments.call(arguments)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of this experiment."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--trainers", nargs="+", default=["nnUNetTrainerPartial", "nnUNetTrainerPaNN"])
+    parser.add_argument("--full", type=int, default=NUMBERS["full"], help="fully labelled cases")
+    parser.add_argument("--first-id", type=int, default=520, help="dataset id of the task; the next are a seed's")
+    parser.add_argument(
+        "--without", nargs="+", default=[], choices=[NAIVE, UPPER_BOUND], help="arms of stock nnU-Net to leave out"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, options, run, report)

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,8 +152,46 @@ def train(run: Run, threads: int, precision: str) -> None:
     trainer.perform_actual_validation(False)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that runs :func:`run_all`."""
+Command = Callable[[Any], None]
+
+
+def command_line(description: str | None, options: Command, run: Command, report: Command) -> None:
+    """The commands ``run`` and ``report`` of an experiment, with the options that all experiments have.
+
+    Args:
+        description: of the script.
+        options: adds those of this experiment to the parser of each command.
+        run: what ``run`` does.
+        report: what ``report`` does.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    runs = commands.add_parser("run", help="prepare, train and validate")
+    tables = commands.add_parser("report", help="write the tables of finished runs")
+    for command in (runs, tables):
+        command.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
+        command.add_argument("--epochs", type=int, default=10)
+        command.add_argument("--iterations", type=int, default=150)
+        _add_options(command)
+        options(command)
+    runs.add_argument("--data", type=Path, required=True, help="folder of the Decathlon task")
+    runs.set_defaults(call=run)
+    tables.add_argument("--machine", required=True, help="said in the result")
+    tables.add_argument("--output", type=Path, required=True, help="file name without suffix")
+    tables.set_defaults(call=report)
+    arguments = parser.parse_args()
+    arguments.call(arguments)
+
+
+def budget(arguments: argparse.Namespace) -> str:
+    """Plan, precision and length of the runs, for the heading of a report."""
+    return (
+        f"{PLANS} ({CONFIGURATION}, features {FEATURES}, batch size {BATCH_SIZE}), networks in {arguments.precision}; "
+        f"{arguments.epochs} epochs of {arguments.iterations} iterations"
+    )
+
+
+def _add_options(parser: Any) -> None:
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run")
     parser.add_argument(

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 from runs import (
-    BATCH_SIZE,
     CONFIGURATION,
-    FEATURES,
     PLANS,
     Run,
-    add_options,
+    budget,
+    command_line,
     environment,
     prepare,
     preprocess_with_plan_of,
@@ -116,36 +115,19 @@ def report(arguments: argparse.Namespace) -> None:
     truth = next((arguments.work / "preprocessed").glob(f"Dataset{TRUTH_ID}_*"))
     heading = (
         f"Machine: {arguments.machine}. Data: Task04_Hippocampus; each seed ({arguments.seeds}) draws {TRAINING} cases "
-        f"for training, {arguments.labelled:.0%} of them labelled, and {VALIDATION} to validate on. {PLANS} "
-        f"({CONFIGURATION}, features {FEATURES}, batch size {BATCH_SIZE}), networks in {arguments.precision}; "
-        f"{arguments.epochs} epochs of {arguments.iterations} iterations. Mean over the validation cases, then mean ± "
+        f"for training, {arguments.labelled:.0%} of them labelled, and {VALIDATION} to validate on. {budget(arguments)}. "
+        "Mean over the validation cases, then mean ± "
         "standard deviation over the seeds. Dice as fraction, ASSD and HD95 in mm, conventions `papers`."
     )
     write(plan(arguments), truth, arguments.work, heading, arguments.output, "labelled (stock)")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    runs = commands.add_parser("run", help="prepare, train and validate")
-    tables = commands.add_parser("report", help="write the tables of finished runs")
-    for command in (runs, tables):
-        command.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
-        command.add_argument("--labelled", type=float, default=0.2, help="share of the training cases with labels")
-        command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-        command.add_argument("--trainers", nargs="+", default=["nnUNetTrainerSDNetLabelled", "nnUNetTrainerSDNet"])
-        command.add_argument("--epochs", type=int, default=10)
-        command.add_argument("--iterations", type=int, default=150)
-        add_options(command)
-    runs.add_argument("--data", type=Path, required=True, help="the folder Task04_Hippocampus")
-    runs.set_defaults(call=run)
-    tables.add_argument("--machine", required=True, help="said in the result")
-    tables.add_argument("--output", type=Path, required=True, help="file name without suffix")
-    tables.set_defaults(call=report)
-    arguments = parser.parse_args()
-    arguments.call(arguments)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Options of this experiment."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--labelled", type=float, default=0.2, help="share of the training cases with labels")
+    parser.add_argument("--trainers", nargs="+", default=["nnUNetTrainerSDNetLabelled", "nnUNetTrainerSDNet"])
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, options, run, report)

@@ -25,7 +25,7 @@ def probabilities(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
 def dice_sums(
     logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None = None, regions: bool = False
 ) -> torch.Tensor:
-    """Sums from which :func:`dice_of_sums` makes a Dice loss; those of several devices add up.
+    """Sums from which :func:`dice_of_sums` makes the Dice loss of Eq. 5; those of several devices add up.
 
     Args:
         logits: (B, C, *spatial).
@@ -50,30 +50,13 @@ def dice_sums(
 
 
 def dice_of_sums(sums: torch.Tensor) -> torch.Tensor:
-    """Dice loss of :func:`dice_sums`, the mean over what is there; over all, where nothing is.
+    """Dice loss by which Algorithm 1 chooses the teacher: the mean over what is there; over all, where nothing is.
 
     Without this, a class that is in no patch would decide: the network that is surer of its absence has the lower loss,
     whatever it does with the classes that are there.
     """
     present, number, everything, count = sums
     return torch.where(number > 0, present / number.clamp(min=1), everything / count)
-
-
-def soft_dice_loss(
-    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None = None, regions: bool = False
-) -> torch.Tensor:
-    """Dice loss of Eq. 5 by which Algorithm 1 chooses the teacher: mean over samples and foreground classes present.
-
-    Args:
-        logits: (B, C, *spatial).
-        truth: maps of the ground truth, (B, C, *spatial), zero in ignored voxels.
-        known: (B, 1, *spatial), ``False`` in ignored voxels; ``None`` if there are none.
-        regions: whether the channels are regions (sigmoid), all of which are foreground.
-
-    Returns:
-        Scalar between 0 and 1.
-    """
-    return dice_of_sums(dice_sums(logits, truth, known, regions))
 
 
 def difference_region(first: torch.Tensor, second: torch.Tensor, regions: bool = False) -> torch.Tensor:
