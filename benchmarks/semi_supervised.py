@@ -116,7 +116,8 @@ def report(arguments: argparse.Namespace) -> None:
     heading = (
         f"Machine: {arguments.machine}. Data: Task04_Hippocampus; each seed ({arguments.seeds}) draws {TRAINING} cases "
         f"for training, {arguments.labelled:.0%} of them labelled, and {VALIDATION} to validate on. "
-        f"{budget(arguments)}. Mean over the validation cases, then mean ± standard deviation over the seeds. Dice as fraction, ASSD and HD95 in mm, conventions `papers`."
+        f"{budget(arguments)}. Mean over the validation cases, then mean ± standard deviation over the seeds. "
+        "Dice as fraction, ASSD and HD95 in mm, conventions `papers`."
     )
     write(plan(arguments), truth, arguments.work, heading, arguments.output, "labelled (stock)")
 
