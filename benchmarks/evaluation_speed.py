@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -183,6 +184,26 @@ def peak_memory(name: str) -> float:
     return round((maps + _status("VmHWM") - before) / maps, 2)
 
 
+def traced_memory(name: str) -> float:
+    """The same by every allocation counted, whatever the process reuses of the memory it has; slower."""
+    ref, pred, spacing = CASES[name]()
+    scheme = scheme_of(ref)
+    evaluate_pair(ref[:8, :8, :8], pred[:8, :8, :8], spacing, scheme)
+    tracemalloc.start()
+    evaluate_pair(ref, pred, spacing, scheme)
+    maps = ref.nbytes + pred.nbytes
+    return round((maps + tracemalloc.get_traced_memory()[1]) / maps, 2)
+
+
+def memory(context: Any) -> dict[str, dict[str, float]]:
+    """Both measures of all cases, each in a process of its own."""
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        return {
+            "peak memory over label maps": {name: pool.apply(peak_memory, (name,)) for name in CASES},
+            "traced memory over label maps": {name: pool.apply(traced_memory, (name,)) for name in CASES},
+        }
+
+
 def _status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
@@ -216,17 +237,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/evaluation_speed"))
     parser.add_argument("--quick", action="store_true", help="one repetition, no libraries, 8 cases in the folder")
+    parser.add_argument("--memory", action="store_true", help="memory alone, into the result that is there")
     options = parser.parse_args()
+    if options.memory:
+        output = options.output.with_suffix(".json")
+        result = json.loads(output.read_text()) | memory(multiprocessing.get_context("spawn"))
+        output.write_text(json.dumps(result, indent=2) + "\n")
+        return
     repetitions = 1 if options.quick else 6
     n_cases = 8 if options.quick else 60
     load_before = os.getloadavg()[0]
-    result: dict[str, Any] = {"machine": MACHINE, "seed": SEED, "repetitions": repetitions}
+    result = {"machine": MACHINE, "seed": SEED, "repetitions": repetitions}
     if not options.quick:
         result["liver pair, 256x512x512, 1.0x0.75x0.75 mm"] = against_libraries(repetitions)
     result["automatic choice"] = {name: against_each_method(name, min(repetitions, 3)) for name in CASES}
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        result["peak memory over label maps"] = {name: pool.apply(peak_memory, (name,)) for name in CASES}
+    result |= memory(context)
     with ProcessPoolExecutor(1, mp_context=context) as fresh:  # as the command has it, without the libraries
         folders = {f"-np {n}": fresh.submit(folder_of_cases, n, n_cases).result() for n in (1, 2)}
     result[f"folder of {n_cases} cases, seconds"] = folders

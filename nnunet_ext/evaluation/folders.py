@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.data.label_sets import KEY
 from nnunet_ext.errors import UserError
-from nnunet_ext.evaluation.cases import CasePair, find_cases, missing_message, model_folder
+from nnunet_ext.evaluation.cases import find_cases, missing_message, model_folder
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.reading import find_reader
 from nnunet_ext.evaluation.results import Evaluation, make_folder
 from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
 from nnunet_ext.evaluation.worker import Job, Record, evaluate_case
+from nnunet_ext.processes import in_processes
 
 Progress = Callable[[int, int, str], None]
 _EXAMPLES = 5  # references tried when looking for the right reader
@@ -95,7 +93,9 @@ def evaluate_folders(
 
     records: list[Record] = []
     problems: list[str] = []
-    for done, (pair, outcome) in enumerate(_run(partial(evaluate_case, job), cases.pairs, num_processes), start=1):
+    for done, (pair, outcome) in enumerate(
+        in_processes(partial(evaluate_case, job), cases.pairs, num_processes), start=1
+    ):
         if isinstance(outcome, str):
             problems.append(outcome)
         else:
@@ -109,27 +109,3 @@ def evaluate_folders(
     return Evaluation.from_records(
         records, scheme.targets, conventions, cases.notes, str(reference_dir), str(prediction_dir)
     )
-
-
-def _run(
-    work: Callable[[CasePair], Record | str], pairs: Sequence[CasePair], num_processes: int
-) -> Iterator[tuple[CasePair, Record | str]]:
-    """Yield each pair with its record or with a sentence on what is wrong with it, as they finish."""
-    if num_processes == 1:
-        for pair in pairs:
-            yield pair, work(pair)
-        return
-    # Spawned, as in nnU-Net: forking is not safe beside threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
-        futures = {pool.submit(work, pair): pair for pair in pairs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process was killed, most likely for lack of memory; run again with a smaller -np, finished "
-                "cases are kept"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)

@@ -55,7 +55,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "boundary loss (signed distance) and cross-entropy at uncertain points",
             "Liu et al. 2022, Eq. 11",
             "nothing",
-            "1.01 x stock nnU-Net per iteration (CPU)",
+            "0.96 x stock nnU-Net per iteration (CPU)",
         ),
         TrainerEntry(
             "nnUNetTrainerRegionBoundary",
@@ -63,7 +63,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "boundary loss alone",
             "Liu et al. 2022, ablation",
             "nothing",
-            "1.01 x stock nnU-Net per iteration (CPU)",
+            "1.03 x stock nnU-Net per iteration (CPU)",
         ),
         TrainerEntry(
             "nnUNetTrainerRegionPixel",
@@ -71,7 +71,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "cross-entropy at uncertain points alone",
             "Liu et al. 2022, ablation",
             "nothing",
-            "1.01 x stock nnU-Net per iteration (CPU)",
+            "0.95 x stock nnU-Net per iteration (CPU)",
         ),
         TrainerEntry(
             "nnUNetTrainerPaNN",

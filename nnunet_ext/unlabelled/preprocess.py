@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +13,8 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.nifti_length import stored_length
+from nnunet_ext.processes import in_processes
 from nnunet_ext.unlabelled.store import StoreRecord, case_files, files_fingerprint, plans_fingerprint, store_folder
 
 Progress = Callable[[int, int], None]
@@ -81,7 +80,7 @@ def preprocess_images(
     problems = []
     job = _Job(plans, configuration, dataset_json, folder)
     progress(kept, len(images))
-    for case, problem in _run(partial(_preprocess_case, job), to_do, num_processes):
+    for (case, _), problem in in_processes(partial(_preprocess_case, job), list(to_do.items()), num_processes):
         if problem:
             problems.append(problem)
             continue
@@ -111,14 +110,15 @@ def _remove_others(folder: Path, kept: Mapping[str, Any], images: Mapping[str, A
     return len(gone)
 
 
-def _preprocess_case(job: _Job, case: str, files: list[Path]) -> str:
+def _preprocess_case(job: _Job, named: tuple[str, list[Path]]) -> str:
     """Preprocess one case into the folder, all of its files or none; returns what is wrong with it."""
+    case, files = named
     from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
 
     preprocessor = job.configuration.preprocessor_class(verbose=False)
     try:
         for file in files:
-            _check_compressed(file)
+            stored_length(file)  # fails where ITK would fill up with zeros what it cannot decompress
         with tempfile.TemporaryDirectory(dir=job.folder) as made:
             # nnU-Net's own method, so that the format is that of the labelled cases
             preprocessor.run_case_save(
@@ -134,38 +134,3 @@ def _preprocess_case(job: _Job, case: str, files: list[Path]) -> str:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return f"{case} ({lines[-1].strip()})"
     return ""
-
-
-def _check_compressed(file: Path) -> None:
-    """Raise if a gzipped file is damaged; ITK would return what it could decompress, and fill up with zeros."""
-    if file.suffix != ".gz":
-        return
-    from isal import igzip
-
-    with igzip.open(file) as stream:
-        while stream.read(2**22):
-            pass
-
-
-def _run(
-    work: Callable[[str, list[Path]], str], cases: Mapping[str, list[Path]], num_processes: int
-) -> Iterator[tuple[str, str]]:
-    """Yield each case with what is wrong with it, as they finish."""
-    if num_processes == 1 or len(cases) < 2:
-        for case, files in cases.items():
-            yield case, work(case, files)
-        return
-    # Spawned, as in nnU-Net: forking is not safe beside the threads of the progress bar.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_processes, len(cases)), mp_context=context) as pool:
-        futures = {pool.submit(work, case, files): case for case, files in cases.items()}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "A worker process was killed, probably for want of memory: run again with a smaller -np; finished "
-                "cases are kept."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)

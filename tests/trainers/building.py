@@ -96,3 +96,17 @@ def assert_loads_into_stock(dataset: Dataset, trainer: Any, filename: str) -> No
     ):
         assert name == stock_name
         assert torch.equal(p, q)
+
+
+def run_epochs(trainer: Any, until: int) -> None:
+    """Epochs of three training steps and one of validation, until epoch ``until``; without nnU-Net's slow plot."""
+    trainer.logger.plot_progress_png = lambda folder: None
+    trainer.on_train_start()
+    for _ in range(trainer.current_epoch, until):
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(3)])
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
+        trainer.on_epoch_end()

@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.errors import UserError
 from nnunet_ext.losses.prior import DualVariables
 from nnunet_ext.trainers.frozen_copy import FrozenCopy
-from tests.trainers.building import REGIONS, assert_loads_into_stock, build, cascade, random_batch, residual
+from tests.trainers.building import REGIONS, assert_loads_into_stock, build, cascade, random_batch, residual, run_epochs
 
 PANN, PARTIAL = "nnUNetTrainerPaNN_18epochs_2iters", "nnUNetTrainerPartial_18epochs_2iters"
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
@@ -260,19 +260,6 @@ def test_the_learning_rate_restarts_at_half_where_asked_for(dataset):
         rates.append(trainer.optimizer.param_groups[0]["lr"])
     assert np.allclose(rates[:8], 0.01 * (1 - np.arange(8) / 18) ** 0.9)
     assert np.allclose(rates[8:], 0.005 * (1 - np.arange(10) / 10) ** 0.9)
-
-
-def run_epochs(trainer, until):
-    trainer.logger.plot_progress_png = lambda folder: None
-    trainer.on_train_start()
-    for _ in range(trainer.current_epoch, until):
-        trainer.on_epoch_start()
-        trainer.on_train_epoch_start()
-        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(3)])
-        with torch.no_grad():
-            trainer.on_validation_epoch_start()
-            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
-        trainer.on_epoch_end()
 
 
 @pytest.mark.parametrize("stop", [1, 3])

@@ -21,7 +21,7 @@ from nnunet_ext.trainers.checkpoint import EXTENSION_KEY
 from nnunet_ext.trainers.dual import NAMES, SECOND, _Distributed
 from nnunet_ext.trainers.lookup import find_trainer
 from nnunet_ext.unlabelled.store import StoreRecord, case_files, store_folder
-from tests.trainers.building import SETTINGS, build, cascade, random_batch, residual
+from tests.trainers.building import SETTINGS, build, cascade, random_batch, residual, run_epochs
 
 SDNET = "nnUNetTrainerSDNet_4epochs_3iters"
 LABELLED = "nnUNetTrainerSDNetLabelled_4epochs_3iters"
@@ -166,19 +166,6 @@ def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dat
             all(torch.allclose(mine[n].grad, g * min(1, 12 / norm), rtol=1e-3, atol=1e-5) for n, g in gradients.items())
         )
     assert equal == [first_is_better, not first_is_better]  # only the student differs from learning by labels alone
-
-
-def run_epochs(trainer, until):
-    trainer.logger.plot_progress_png = lambda folder: None
-    trainer.on_train_start()
-    for _ in range(trainer.current_epoch, until):
-        trainer.on_epoch_start()
-        trainer.on_train_epoch_start()
-        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(3)])
-        with torch.no_grad():
-            trainer.on_validation_epoch_start()
-            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
-        trainer.on_epoch_end()
 
 
 def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):

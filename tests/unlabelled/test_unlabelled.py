@@ -111,11 +111,11 @@ def test_a_killed_run_goes_on(writable_dataset, images, monkeypatch):
 
     real, done = preprocess._preprocess_case, []
 
-    def killed(job, case, files):
+    def killed(job, named):
         if done:
             raise KeyboardInterrupt
-        done.append(case)
-        return real(job, case, files)
+        done.append(named[0])
+        return real(job, named)
 
     monkeypatch.setattr(preprocess, "_preprocess_case", killed)
     with pytest.raises(KeyboardInterrupt):
