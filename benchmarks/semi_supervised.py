@@ -9,6 +9,8 @@ and 40 to validate on. The arms of a seed have one plan, one validation set and 
 - labelled (stock): stock nnU-Net on the labelled part, the same dataset
 - the trainers: nnUNetTrainerSDNetLabelled (both networks, labelled part alone), nnUNetTrainerSDNet
 - all labels (stock): stock nnU-Net on all 160 with their labels
+
+With ``--labelled 1.0`` nothing is unlabelled: give ``--trainers nnUNetTrainerSDNetLabelled``.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from runs import (
 TRAINING, VALIDATION = 160, 40
 TRUTH_ID = 530  # the task itself, for the arm with all labels
 NAME = "HippocampusLabelled"
+LABELLED, ALL_LABELS = "labelled (stock)", "all labels (stock)"
 
 
 def draw(cases: list[str], share: float, seed: int) -> dict[str, list[str]]:
@@ -78,11 +81,14 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[Run]]:
     length = f"_{arguments.epochs}epochs_{arguments.iterations}iters"
     arms: dict[str, list[Run]] = {}
     for seed in arguments.seeds:
-        dataset = name_of(arguments.labelled, seed)
-        for trainer in ("nnUNetTrainer", *arguments.trainers):
-            arm = "labelled (stock)" if trainer == "nnUNetTrainer" else trainer
-            arms.setdefault(arm, []).append(Run(dataset, f"{trainer}{length}", 0, seed))
-        arms.setdefault("all labels (stock)", []).append(Run(truth, f"nnUNetTrainer{length}", seed, seed))
+        if arguments.labelled < 1:
+            dataset, fold = name_of(arguments.labelled, seed), 0
+            arms.setdefault(LABELLED, []).append(Run(dataset, f"nnUNetTrainer{length}", fold, seed))
+        else:
+            dataset, fold = truth, seed
+        for trainer in arguments.trainers:
+            arms.setdefault(trainer, []).append(Run(dataset, f"{trainer}{length}", fold, seed))
+        arms.setdefault(ALL_LABELS, []).append(Run(truth, f"nnUNetTrainer{length}", seed, seed))
     return arms
 
 
@@ -95,15 +101,14 @@ def run(arguments: argparse.Namespace) -> None:
         parts = draw(cases, arguments.labelled, seed)
         folds.append({"train": sorted(parts["labelled"] + parts["unlabelled"]), "val": parts["validation"]})
     (truth / "splits_final.json").write_text(json.dumps(folds, indent=1))
-    for seed in arguments.seeds:
+    for seed in arguments.seeds if arguments.labelled < 1 else []:
         parts = draw(cases, arguments.labelled, seed)
         raw = write_dataset(arguments.work / "raw" / truth.name, arguments.labelled, seed, parts)
         folder = preprocess_with_plan_of(truth, raw, arguments.work)
         fold = {"train": parts["labelled"], "val": parts["validation"]}
         (folder / "splits_final.json").write_text(json.dumps([fold], indent=1))
-        if parts["unlabelled"]:
-            command = ["nnunet-ext", "preprocess-unlabelled", "-d", raw.name[7:10], "-c", CONFIGURATION, "-p", PLANS]
-            subprocess.run(command, env=environment(arguments.work), check=True)
+        command = ["nnunet-ext", "preprocess-unlabelled", "-d", raw.name[7:10], "-c", CONFIGURATION, "-p", PLANS]
+        subprocess.run(command, env=environment(arguments.work), check=True)
     runs = plan(arguments).values()
     run_all([one for of_a_seed in zip(*runs, strict=True) for one in of_a_seed], arguments)
 
@@ -119,7 +124,8 @@ def report(arguments: argparse.Namespace) -> None:
         f"{budget(arguments)}. Mean over the validation cases, then mean ± standard deviation over the seeds. "
         "Dice as fraction, ASSD and HD95 in mm, conventions `papers`."
     )
-    write(plan(arguments), truth, arguments.work, heading, arguments.output, "labelled (stock)")
+    reference = LABELLED if arguments.labelled < 1 else ALL_LABELS
+    write(plan(arguments), truth, arguments.work, heading, arguments.output, reference)
 
 
 def options(parser: argparse.ArgumentParser) -> None:

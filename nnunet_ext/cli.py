@@ -145,7 +145,9 @@ def preprocess_unlabelled(
 ) -> None:
     """Preprocess the images in imagesUn of a raw dataset, which have no labels, for nnUNetTrainerSDNet.
 
-    Run nnUNetv2_plan_and_preprocess before. Run again to continue after a stop, or for images that came later.
+    Run nnUNetv2_plan_and_preprocess before. Run again to continue after a stop, or when images came or went.
+    Refused are copies of training images, and images of another dimension, orientation or number of channels than
+    these have, or with voxels more than four times larger or smaller.
 
     Example: nnunet-ext preprocess-unlabelled -d 503 -c 3d_fullres
     """
@@ -196,7 +198,7 @@ def doctor() -> None:
     for finding in examine():
         all_fine &= finding.is_fine
         mark = "[green]ok  [/green]" if finding.is_fine else "[red]fix [/red]"
-        console.print(f"{mark} [bold]{finding.subject:<14}[/bold]", end="")
+        console.print(f"{mark} [bold]{finding.subject:<21}[/bold]", end=" ")
         console.print(finding.message, markup=False, highlight=False)
     if not all_fine:
         raise typer.Exit(1)

@@ -85,9 +85,13 @@ def squared_error(predicted: torch.Tensor, wanted: torch.Tensor, regions: bool =
 
 
 def difference_loss(
-    logits: torch.Tensor, truth: torch.Tensor, difference: torch.Tensor, regions: bool = False
+    logits: torch.Tensor,
+    truth: torch.Tensor,
+    difference: torch.Tensor,
+    regions: bool = False,
+    counted: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Squared error in the difference region, the mean over its voxels (Eq. 6).
+    """Squared error in the difference region, divided by the number of voxels (Eq. 6).
 
     That of a voxel is half the sum over the classes: with one foreground class against the background this is the error
     of its probability, as in the paper, and with many it weighs no less. Regions are counted one by one.
@@ -97,12 +101,16 @@ def difference_loss(
         truth: maps of the ground truth, (B, C, *spatial).
         difference: of :func:`difference_region`, without ignored voxels.
         regions: whether the channels are regions (sigmoid).
+        counted: boolean (B, 1, *spatial) or as ``difference``, the voxels whose number divides: those with a label, or
+            those that differ alone; default: all, as in Eq. 8.
 
     Returns:
         Scalar between 0 and 1; 0 if the networks agree everywhere.
     """
-    error = squared_error(probabilities(logits, regions), truth, regions)
-    return torch.where(difference, error, 0).sum() / difference.sum().clamp(min=1)
+    errors = torch.where(difference, squared_error(probabilities(logits, regions), truth, regions), 0)
+    if counted is None:
+        return errors.mean()
+    return errors.sum() / counted.expand_as(difference).sum().clamp(min=1)
 
 
 def sharpen(logits: torch.Tensor, temperature: float, regions: bool = False) -> torch.Tensor:

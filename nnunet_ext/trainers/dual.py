@@ -136,6 +136,11 @@ class DualTrainer(OwnLoadersTrainer):
             raise UserError(
                 f"inference of {name} must be one of {', '.join(get_args(Inference))}, got {self.inference!r}."
             )
+        if type(self).build_network_architecture is not DualTrainer.build_network_architecture:
+            raise UserError(
+                f"{name} overrides build_network_architecture, by which only inference would build its networks: "
+                f"change the network of configuration {self.configuration_name} in {plans} instead."
+            )
         network = self.configuration_manager.network_arch_class_name
         if residual_counterpart(network, {"n_stages": 1, "n_conv_per_stage": 1}) is None:
             raise UserError(
@@ -205,6 +210,8 @@ class DualTrainer(OwnLoadersTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """The stock validation, of the combination."""
+        chosen = [name for name, share in zip(NAMES, self.shares, strict=True) if share]
+        self.print_to_log_file(f"Prediction by the {' and the '.join(chosen)} network (inference: {self.inference}).")
         with self.both_as_network():
             super().perform_actual_validation(save_probabilities)
 

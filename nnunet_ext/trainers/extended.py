@@ -13,6 +13,7 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import autocast, nn
 from torch import distributed as dist
 
+from nnunet_ext.errors import print_without_traceback
 from nnunet_ext.trainers.checkpoint import (
     EXTENSION_KEY,
     random_states,
@@ -40,6 +41,7 @@ class ExtendedTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        print_without_traceback()
         self.helpers: dict[str, HelperNetwork] = {}
         self.loss_curves = LossCurves()
         self._resumed_random_states: dict[str, Any] | None = None
@@ -205,3 +207,4 @@ class ExtendedTrainer(nnUNetTrainer):
         checkpoint = read_checkpoint(filename_or_checkpoint, type(self).__name__)
         super().load_checkpoint(filename_or_checkpoint)
         self.load_extension_state(checkpoint.get(EXTENSION_KEY, {}))
+        self.print_to_log_file(f"Loaded {filename_or_checkpoint}, written after {self.current_epoch} epoch(s).")

@@ -6,11 +6,13 @@ tomography (CT) images", 2024.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from nnunetv2 import paths
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -22,7 +24,9 @@ from nnunet_ext.errors import UserError
 from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, difference_region, sharpen, teaching_loss
 from nnunet_ext.trainers.dual import NAMES, DualTrainer
 from nnunet_ext.trainers.schedules import ramp
-from nnunet_ext.unlabelled.store import StoreRecord, case_files, plans_fingerprint, store_folder
+from nnunet_ext.unlabelled.images import cases_in
+from nnunet_ext.unlabelled.ready import ready_cases
+from nnunet_ext.unlabelled.store import RAW_FOLDER, store_folder
 
 
 class nnUNetTrainerSDNet(DualTrainer):
@@ -36,6 +40,10 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     # Weight of the squared error in the difference region (Eq. 7 gives none).
     difference_weight: float = 1.0
+    # What n of Eq. 6 counts: "all" voxels, as in Eq. 8, or those of the difference "region". The latter weighs some
+    # fifty times as much and, of two classes that a network does not tell apart yet, always pulls towards the one that
+    # is behind: so it goes back and forth between them and never learns to.
+    difference_mean: Literal["all", "region"] = "all"
     # Weight of the unlabelled term (Eq. 8; the paper gives none). 0: no unlabelled images, whole batches are labelled.
     unlabelled_weight: float = 1.0
     # Fraction of the run over which that weight rises from 0; 0: constant, as in the paper.
@@ -68,6 +76,8 @@ class nnUNetTrainerSDNet(DualTrainer):
                 f"{name} needs a temperature above 0 and weights of at least 0, got temperature {self.temperature}, "
                 f"unlabelled_weight {self.unlabelled_weight} and difference_weight {self.difference_weight}."
             )
+        if self.difference_mean not in ("all", "region"):
+            raise UserError(f"difference_mean of {name} must be all or region, got {self.difference_mean!r}.")
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
         if self.unlabelled_weight and size < 2:
             raise UserError(
@@ -79,51 +89,24 @@ class nnUNetTrainerSDNet(DualTrainer):
         """The preprocessed unlabelled images.
 
         Raises:
-            UserError: there are none, some are not finished, lost or labelled by now, they belong to other plans, or
-                the previous stage of a cascade did not see them.
+            UserError: they cannot be trained on (:func:`ready_cases`).
         """
-        name, plans = self.plans_manager.dataset_name, self.plans_manager
         folder = store_folder(self.preprocessed_dataset_folder_base, self.configuration_manager.data_identifier)
-        record = StoreRecord.read(folder)
-        command = (
-            f"nnunet-ext preprocess-unlabelled -d {int(name[len('Dataset') :][:3])} -c {self.configuration_name} "
-            f"-p {plans.plans_name}"
-        )
-        finished = [case for case in sorted(record.cases) if case_files(folder, case)]
-        if not finished:
-            raise UserError(
-                f"{type(self).__name__} needs unlabelled images and finds none in {folder}: put some into imagesUn of "
-                f"{name} in nnUNet_raw and run {command}, or use nnUNetTrainerSDNetLabelled."
-            )
-        if record.plans != plans_fingerprint(plans.plans, self.configuration_manager.configuration):
-            raise UserError(f"{folder} was made with other plans than those of this run: run {command}.")
-        if len(finished) < len(record.cases):
-            raise UserError(f"{folder} has lost files of {min(set(record.cases) - set(finished))}: run {command}.")
-        unfinished = sorted(set(record.wanted) - set(finished))
-        if unfinished:
-            raise UserError(
-                f"{folder} lacks {unfinished[0]} ({len(unfinished)} of {len(record.wanted)} images are not "
-                f"preprocessed yet): run {command}."
-            )
-        # Trained on as if it had no label, such a case would also be known to the fold that validates on it.
-        labelled = str(self.preprocessed_dataset_folder)
-        both = sorted(set(finished).intersection(infer_dataset_class(labelled).get_identifiers(labelled)))
-        if both:
-            raise UserError(
-                f"{both[0]} is a labelled case of {name} by now, and still among the unlabelled ones of {folder} "
-                f"({len(both)} such case(s)): take it out of imagesUn and run {command}."
-            )
         previous = self.folder_with_segs_from_previous_stage
-        if previous is not None:
-            lacking = [case for case in finished if not list(Path(previous).glob(f"{case}.*"))]
-            if lacking:
-                raise UserError(
-                    f"{previous} has no prediction of the unlabelled {lacking[0]} ({len(lacking)} of "
-                    f"{len(finished)} images lack one), which nnU-Net does not make: train "
-                    f"{type(self).__name__} with 3d_fullres or 3d_lowres."
-                )
-        dataset_class = infer_dataset_class(str(folder))
-        return dataset_class(str(folder), finished, folder_with_segs_from_previous_stage=previous)
+        cases = ready_cases(
+            folder,
+            self.plans_manager,
+            self.configuration_name,
+            str(self.preprocessed_dataset_folder),
+            self._raw_images(),
+            previous,
+        )
+        return infer_dataset_class(str(folder))(str(folder), cases, folder_with_segs_from_previous_stage=previous)
+
+    def _raw_images(self) -> set[str]:
+        """Cases in ``imagesUn``; none where the raw dataset is not at hand, as on a machine that only trains."""
+        folder = Path(paths.nnUNet_raw or os.devnull) / self.plans_manager.dataset_name / RAW_FOLDER
+        return cases_in(folder, self.dataset_json["file_ending"])
 
     # ---- loaders ----
 
@@ -170,6 +153,12 @@ class nnUNetTrainerSDNet(DualTrainer):
             f"{len(dataset.identifiers)} unlabelled images; a batch has {self.labelled_batch_size} labelled and "
             f"{self.unlabelled_batch_size} unlabelled sample(s)."
         )
+        new = sorted(self._raw_images() - set(dataset.identifiers))
+        if new:
+            self.print_to_log_file(
+                f"WARNING: {len(new)} image(s) of {RAW_FOLDER}, {new[0]} for one, are not preprocessed and not trained "
+                "on: run nnunet-ext preprocess-unlabelled again to have them."
+            )
         loader = self.augmented_loader(UnlabelledDataLoader, dataset, self.unlabelled_batch_size, with_target=False)
         workers = get_allowed_n_proc_DA()
         started = self.start_loader(loader, max(1, workers // 2) if workers else 0, max(6, workers // 2))
@@ -214,7 +203,8 @@ class nnUNetTrainerSDNet(DualTrainer):
 
         difference = difference_region(with_label[0].detach(), with_label[1].detach(), regions)
         difference = difference if known is None else difference & known
-        mistakes = [difference_loss(logits, truth, difference, regions) for logits in with_label]
+        counted = known if self.difference_mean == "all" else difference
+        mistakes = [difference_loss(logits, truth, difference, regions, counted) for logits in with_label]
         dice = self._dice_losses(with_label, truth, known, regions)
         first_teaches = dice[0] < dice[1]
         terms: dict[str, torch.Tensor] = {}

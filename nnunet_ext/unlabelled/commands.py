@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nnunet_ext.environment import require_folder
 from nnunet_ext.errors import UserError
-from nnunet_ext.unlabelled.images import check_images, find_images
+from nnunet_ext.unlabelled.images import check_images, check_no_copies, find_images
 from nnunet_ext.unlabelled.store import RAW_FOLDER
 
 # Of nnUNetv2_preprocess, by configuration; what is not named there has the default.
@@ -45,7 +45,9 @@ def run_preprocess(
     name = find_dataset(raw_root, dataset)
     raw, preprocessed = raw_root / name, preprocessed_root / name
     number = int(name[len("Dataset") :][:3])
-    advice = f"run nnUNetv2_plan_and_preprocess -d {number} first, or name the plans with -p"
+    advice = f"run nnUNetv2_plan_and_preprocess -d {number} first (ResEnc plans: with -pl nnUNetPlannerResEncM)"
+    others = sorted(path.stem for path in preprocessed.glob("*Plans.json"))
+    advice += f", or choose with -p from {', '.join(others)}" if others else ""
     plans_content = _read_json(preprocessed / f"{plans_name}.json", advice)
     dataset_json = _read_json(preprocessed / "dataset.json", advice)
     plans = PlansManager(plans_content)
@@ -57,6 +59,7 @@ def run_preprocess(
     training_images = {case: [Path(file) for file in entry["images"]] for case, entry in training.items()}
     channels = max(len(files) for files in training_images.values())
     images = find_images(raw / RAW_FOLDER, dataset_json["file_ending"], channels, training_images)
+    check_no_copies(images, training_images)
 
     console = Console(soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -105,8 +108,10 @@ def find_dataset(raw: Path, dataset: str) -> str:
     else:
         found = [dataset] if dataset.startswith("Dataset") and (raw / dataset).is_dir() else []
     if len(found) != 1:
-        what = f"several datasets {dataset} ({', '.join(found)}): name the one" if found else f"no dataset {dataset}"
-        raise UserError(f"{raw} has {what}{'' if found else ': convert or copy it there'}.")
+        if found:
+            raise UserError(f"{raw} has several datasets {dataset} ({', '.join(found)}): name the one.")
+        others = ", ".join(sorted(path.name for path in raw.glob("Dataset*_*") if path.is_dir())) or "none"
+        raise UserError(f"{raw} has no dataset {dataset} (there: {others}): convert or copy it there.")
     return found[0]
 
 

@@ -5,6 +5,7 @@ All of it looks at names and headers only, and so is done before the long work b
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def find_images(
     """
     pattern = re.compile(rf"(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(file_ending)}")
     found: dict[str, dict[int, Path]] = {}
+    misnamed = []
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file.name.startswith("."):  # what file managers leave behind
             continue
@@ -61,11 +63,15 @@ def find_images(
             continue
         match = pattern.fullmatch(file.name)
         if match is None:
-            raise UserError(
-                f"{file} is not named CASE_0000{file_ending}, as the images of this dataset are: rename or convert it, "
-                f"or take it out of {RAW_FOLDER}."
-            )
-        found.setdefault(match["case"], {})[int(match["channel"])] = file
+            misnamed.append(file)
+        else:
+            found.setdefault(match["case"], {})[int(match["channel"])] = file
+    if misnamed:
+        others = f" ({len(misnamed)} files are not)" if len(misnamed) > 1 else ""
+        raise UserError(
+            f"{misnamed[0]} is not named CASE_0000{file_ending}, as the images of this dataset are{others}: rename or "
+            f"convert, or take out of {RAW_FOLDER}."
+        )
     if not found:
         raise UserError(f"There are no unlabelled images: put them into {folder} as CASE_0000{file_ending}.")
     for case, files in found.items():
@@ -80,6 +86,35 @@ def find_images(
                 f"{case} in {folder} is the name of a training case: rename it, or take it out if it is the same image."
             )
     return {case: [files[channel] for channel in sorted(files)] for case, files in found.items()}
+
+
+def cases_in(folder: Path, file_ending: str) -> set[str]:
+    """Cases of which a folder holds files, by their names alone; none if it is not there."""
+    pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(file_ending)}")
+    matches = [pattern.fullmatch(file.name) for file in folder.iterdir()] if folder.is_dir() else []
+    return {match[1] for match in matches if match and not match[1].startswith(".")}
+
+
+def check_no_copies(images: Mapping[str, Sequence[Path]], training: Mapping[str, Sequence[Path]]) -> None:
+    """Find unlabelled images that are training images under another name.
+
+    Trained on as if it had no label, such an image would also be known to the fold that validates on it. Files are
+    compared byte by byte, those of equal size alone: the same voxels stored anew are not found.
+
+    Args:
+        images: files by case.
+        training: files of the training images, by case.
+
+    Raises:
+        UserError: there is one.
+    """
+    by_size: dict[int, list[Path]] = {}
+    for files in training.values():
+        by_size.setdefault(files[0].stat().st_size, []).append(files[0])
+    for files in images.values():
+        for known in by_size.get(files[0].stat().st_size, ()):
+            if filecmp.cmp(files[0], known, shallow=False):
+                raise UserError(f"{files[0]} is the training image {known} under another name: take it out.")
 
 
 def check_images(

@@ -132,5 +132,5 @@ def _preprocess_case(job: _Job, named: tuple[str, list[Path]]) -> str:
         raise
     except Exception as error:  # whatever the imaging libraries raise for the many ways a file can be damaged
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"{case} ({lines[-1].strip()})"
+        return f"{files[0]} ({lines[-1].strip()})"
     return ""

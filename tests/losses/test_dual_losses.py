@@ -42,12 +42,10 @@ def inputs(shape, regions, seed=None):
 
 @pytest.mark.parametrize("regions", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_losses_are_the_plain_sums(shape, regions):
+def test_difference_loss_is_equations_3_and_6(shape, regions):
     first, second, truth, known = inputs(shape, regions)
     p, q = plain_probabilities(first, regions), plain_probabilities(second, regions)
     g, k = (truth * known).numpy(), known.numpy()
-
-    # Eq. 3 and 6
     errors, differing = [], 0
     region = difference_region(first, second, regions)
     for b, *voxel in np.ndindex(shape[0], *shape[2:]):
@@ -64,8 +62,19 @@ def test_losses_are_the_plain_sums(shape, regions):
                 differing += 1
                 errors.append((at_first[c] - g[(b, c, *voxel)]) ** 2 * (1 if regions else shape[1] / 2))
     assert differing > 0
-    computed = difference_loss(first, truth * known, region & known, regions)
-    assert computed.item() == pytest.approx(sum(errors) / differing, rel=1e-9)
+    everywhere = region.numel() * (1 if regions else shape[1])
+    with_label = int(known.sum()) * shape[1]
+    for counted, number in ((None, everywhere), (known, with_label), (region & known, differing)):
+        computed = difference_loss(first, truth * known, region & known, regions, counted)
+        assert computed.item() == pytest.approx(sum(errors) / number, rel=1e-9)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_other_losses_are_the_plain_sums(shape, regions):
+    first, second, truth, known = inputs(shape, regions)
+    p, q = plain_probabilities(first, regions), plain_probabilities(second, regions)
+    g, k = (truth * known).numpy(), known.numpy()
 
     # Eq. 5
     terms = {True: [], False: []}
@@ -102,7 +111,8 @@ def test_gradients_reach_the_student_alone(regions):
     student, teacher = first.requires_grad_(), second.requires_grad_()
     region = difference_region(first, second, regions)
     assert region.any()
-    assert torch.autograd.gradcheck(lambda z: difference_loss(z, truth, region, regions), student)
+    for counted in (None, known, region):
+        assert torch.autograd.gradcheck(lambda z, n=counted: difference_loss(z, truth, region, regions, n), student)
     assert torch.autograd.gradcheck(lambda z: soft_dice_loss(z, truth, known, regions), student)
     pseudo_label = sharpen(second.detach(), 0.1, regions)
     assert torch.autograd.gradcheck(lambda z: teaching_loss(z, pseudo_label, regions), student)

@@ -12,6 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.data.unlabelled_loader import UnlabelledDataLoader
 from nnunet_ext.errors import UserError
@@ -65,13 +66,14 @@ def first_output(outputs):
 
 @pytest.mark.parametrize(
     "setting",
-    [*SETTINGS, "residual plans", "no deep supervision", "weights", "whole batches of labels"],
+    [*SETTINGS, "residual plans", "no deep supervision", "weights", "mean over the region", "whole batches of labels"],
 )
 def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
     options = {
         "residual plans": {"change_plans": residual},
         "no deep supervision": {"enable_deep_supervision": False},
         "weights": {"difference_weight": 0.3, "unlabelled_weight": 0.6, "temperature": 0.4},
+        "mean over the region": {"difference_mean": "region"},
         "whole batches of labels": {"name": LABELLED},
     }.get(setting) or SETTINGS.get(setting, {})
     trainer, unlabelled = ready(unlabelled_dataset, **options)
@@ -101,7 +103,8 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
         foreground = slice(1, classes)
     assert 0.01 < differ.double().mean() < 0.99
     per_voxel = 1 if regions else classes / 2  # half the sum over the classes
-    mistakes = [((p - truth) ** 2)[differ].mean() * per_voxel for p in soft]
+    counted = differ if trainer.difference_mean == "region" else known.expand_as(differ)
+    mistakes = [((p - truth) ** 2)[differ].sum() / counted.sum() * per_voxel for p in soft]
     dice = []
     for probability in soft:
         p, g = (probability * known)[:, foreground], (truth * known)[:, foreground]
@@ -532,11 +535,25 @@ def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
         "no residual counterpart of some.package.Transformer": {"change_plans": other_network},
         "inference of .* must be one of mean, first, second, best, got 'both'": {"inference": "both"},
         "needs a temperature above 0": {"temperature": 0},
+        "difference_mean of .* must be all or region, got 'voxels'": {"difference_mean": "voxels"},
     }
     for message, options in cases.items():
         with pytest.raises(UserError, match=message):
             build(unlabelled_dataset, SDNET, **options).initialize()
     build(unlabelled_dataset, LABELLED, change_plans=batch_of_one).initialize()
+
+
+def test_an_own_network_is_refused_which_only_inference_would_use(unlabelled_dataset):
+    trainer = build(unlabelled_dataset, LABELLED)
+
+    class Own(type(trainer)):
+        @staticmethod
+        def build_network_architecture(*arguments):
+            return nnUNetTrainer.build_network_architecture(*arguments)
+
+    trainer.__class__ = Own
+    with pytest.raises(UserError, match=r"Own overrides build_network_architecture, .* in .*tinyPlans.json instead"):
+        trainer.initialize()
 
 
 def test_no_unlabelled_images_at_all(dataset):
@@ -563,6 +580,25 @@ def test_unlabelled_images_of_another_plan_or_unseen_by_the_previous_stage(unlab
         trainer.on_train_start()
 
 
+def raw_images(folder, monkeypatch, cases):
+    """Let nnUNet_raw be a folder with these unlabelled images."""
+    images = folder / "Dataset090_PhantomAbdomen" / "imagesUn"
+    images.mkdir(parents=True)
+    for case in cases:
+        (images / f"{case}_0000.nii.gz").touch()
+    (images / ".DS_Store").touch()
+    monkeypatch.setattr("nnunetv2.paths.nnUNet_raw", str(folder))
+
+
+def test_images_that_came_later_are_named_in_the_log(unlabelled_dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = build(unlabelled_dataset, SDNET)
+    raw_images(tmp_path, monkeypatch, ("one", "two", "three", "four"))
+    trainer.initialize()
+    trainer.get_dataloaders()
+    assert "1 image(s) of imagesUn, four for one, are not preprocessed and not trained on" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -572,9 +608,10 @@ def test_unlabelled_images_of_another_plan_or_unseen_by_the_previous_stage(unlab
         ),
         ("unfinished", r"lacks four \(1 of 4 images are not preprocessed yet\): run nnunet-ext preprocess-unlabelled"),
         ("lost", r"has lost files of one: run nnunet-ext preprocess-unlabelled"),
+        ("gone", r"two is no longer in imagesUn of Dataset090_.* \(1 such case\(s\)\): run nnunet-ext"),
     ],
 )
-def test_a_store_that_is_not_up_to_date(unlabelled_dataset, tmp_path, what, message):
+def test_a_store_that_is_not_up_to_date(unlabelled_dataset, tmp_path, monkeypatch, what, message):
     trainer = build(unlabelled_dataset, SDNET)
     own = tmp_path / "own"
     identifier = trainer.configuration_manager.data_identifier
@@ -590,6 +627,8 @@ def test_a_store_that_is_not_up_to_date(unlabelled_dataset, tmp_path, what, mess
     if what == "labelled":
         for file in case_files(folder, "two"):
             shutil.copy(file, own / identifier / file.name)
+    if what == "gone":
+        raw_images(tmp_path, monkeypatch, ("one", "three"))
     if what == "lost":
         (folder / "one.b2nd").unlink()
     with pytest.raises(UserError, match=message) as error:

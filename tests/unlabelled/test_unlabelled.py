@@ -1,5 +1,6 @@
 """``nnunet-ext preprocess-unlabelled``: what it makes, that it goes on where it stopped, and what it refuses."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -36,11 +37,16 @@ def times(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+def stored_anew(source, target):
+    """The same voxels in other bytes, which no comparison of files finds."""
+    target.write_bytes(gzip.compress(gzip.decompress(Path(source).read_bytes()), 3, mtime=1))
+
+
 def test_images_become_what_labelled_ones_become(writable_dataset, images, capsys):
     """A training image without its label must come out as with it."""
     content = json.loads((writable_dataset.raw / "dataset.json").read_text())
     name = min(content["dataset"])
-    shutil.copy(content["dataset"][name]["images"][0], images / "same_0000.nii.gz")
+    stored_anew(content["dataset"][name]["images"][0], images / "same_0000.nii.gz")
     (images / ".DS_Store").touch()
     run(writable_dataset, "2d", "3d_fullres")
     for configuration in ("2d", "3d_fullres"):
@@ -133,7 +139,9 @@ def test_a_killed_run_goes_on(writable_dataset, images, monkeypatch):
 def test_a_damaged_image_is_named_and_the_others_are_kept(writable_dataset, images):
     file = images / "two_0000.nii.gz"
     file.write_bytes(file.read_bytes()[:-3000])  # the header is whole
-    with pytest.raises(UserError, match=r"1 of 2 unlabelled cases cannot be preprocessed: two \(.*the others are kept"):
+    with pytest.raises(
+        UserError, match=r"1 of 2 unlabelled cases cannot be preprocessed: .*two_0000.nii.gz \(.*the others are kept"
+    ):
         run(writable_dataset, processes=2)
     folder = store(writable_dataset)
     assert list(StoreRecord.read(folder).cases) == ["one"]
@@ -157,6 +165,11 @@ def rewritten(change):
 def training_name(dataset, images):
     content = json.loads((dataset.raw / "dataset.json").read_text())
     (images / "one_0000.nii.gz").rename(images / f"{min(content['dataset'])}_0000.nii.gz")
+
+
+def training_copy(dataset, images):
+    content = json.loads((dataset.raw / "dataset.json").read_text())["dataset"]
+    shutil.copy(content[min(content)]["images"][0], images / "one_0000.nii.gz")
 
 
 def only_hidden_files(dataset, images):
@@ -195,6 +208,14 @@ REFUSED = {
         r"one in .* has 2 channels, where the training images have 1",
     ),
     "a training case": (training_name, r"phantomabdomen_001 in .* is the name of a training case"),
+    "a copy of a training case": (
+        training_copy,
+        r"one_0000.nii.gz is the training image .*phantomabdomen_001.* under another name: take it out",
+    ),
+    "two of another ending": (
+        lambda dataset, images: [(images / f"{name}_0000.mha").touch() for name in ("three", "four")],
+        r"four_0000.mha is not named CASE_0000.nii.gz, as the images of this dataset are \(2 files are not\)",
+    ),
     "not an image": (
         lambda dataset, images: (images / "one_0000.nii.gz").write_bytes(b"nothing"),
         r"one_0000.nii.gz cannot be read \(",
@@ -280,10 +301,11 @@ def test_wrong_names_are_refused(writable_dataset, images):
         with pytest.raises(UserError, match=message):
             run_preprocess(dataset, configurations, plans, 1)
 
-    refused(r"has no dataset 91: convert", dataset="91")
+    refused(r"has no dataset 91 \(there: Dataset090_PhantomAbdomen\): convert", dataset="91")
     refused(r"has no dataset Dataset090_Other", dataset="Dataset090_Other")
     refused(r"has no configuration 3d: it has 2d, 3d_fullres", configurations=("3d",))
-    refused(r"There is no .*otherPlans.json: run nnUNetv2_plan_and_preprocess -d 90 first", plans="otherPlans")
+    advice = rf"run nnUNetv2_plan_and_preprocess -d 90 first \(.*ResEncM\), or choose with -p from .*{PLANS}"
+    refused(rf"There is no .*otherPlans.json: {advice}", plans="otherPlans")
     (writable_dataset.preprocessed / "brokenPlans.json").write_text("{")
     refused(r"brokenPlans.json is no JSON file", plans="brokenPlans")
     (writable_dataset.root / "nnUNet_raw" / "Dataset090_Other").mkdir()

@@ -1,0 +1,77 @@
+"""Whether the preprocessed unlabelled images of a dataset can be trained on as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.unlabelled.store import RAW_FOLDER, StoreRecord, case_files, plans_fingerprint
+
+
+def ready_cases(
+    folder: Path,
+    plans: PlansManager,
+    configuration: str,
+    labelled: str,
+    raw_images: Collection[str],
+    previous_stage: str | None = None,
+) -> list[str]:
+    """Names of the preprocessed unlabelled cases of a configuration.
+
+    Args:
+        folder: of :func:`store_folder`.
+        plans: of the run.
+        configuration: name of the one that is trained.
+        labelled: folder of its preprocessed labelled cases.
+        raw_images: cases that ``imagesUn`` holds now; empty: not compared.
+        previous_stage: folder of the predictions of a cascade's first stage, if the configuration has one.
+
+    Raises:
+        UserError: there are none, some are not finished, lost, taken out or labelled by now, they belong to other
+            plans, or the previous stage of a cascade did not see them.
+    """
+    name = plans.dataset_name
+    record = StoreRecord.read(folder)
+    number = int(name[len("Dataset") :][:3])
+    command = f"nnunet-ext preprocess-unlabelled -d {number} -c {configuration} -p {plans.plans_name}"
+    finished = [case for case in sorted(record.cases) if case_files(folder, case)]
+    if not finished:
+        raise UserError(
+            f"There are no unlabelled images in {folder}: put some into {RAW_FOLDER} of {name} in nnUNet_raw and run "
+            f"{command}, or use nnUNetTrainerSDNetLabelled."
+        )
+    if record.plans != plans_fingerprint(plans.plans, plans.get_configuration(configuration).configuration):
+        raise UserError(f"{folder} was made with other plans than those of this run: run {command}.")
+    if len(finished) < len(record.cases):
+        raise UserError(f"{folder} has lost files of {min(set(record.cases) - set(finished))}: run {command}.")
+    unfinished = sorted(set(record.wanted) - set(finished))
+    if unfinished:
+        raise UserError(
+            f"{folder} lacks {unfinished[0]} ({len(unfinished)} of {len(record.wanted)} images are not preprocessed "
+            f"yet): run {command}."
+        )
+    # Trained on as if it had no label, such a case would also be known to the fold that validates on it.
+    both = sorted(set(finished).intersection(infer_dataset_class(labelled).get_identifiers(labelled)))
+    if both:
+        raise UserError(
+            f"{both[0]} is a labelled case of {name} by now, and still among the unlabelled ones of {folder} "
+            f"({len(both)} such case(s)): take it out of {RAW_FOLDER} and run {command}."
+        )
+    gone = sorted(set(finished) - set(raw_images)) if raw_images else []
+    if gone:
+        raise UserError(
+            f"{gone[0]} is no longer in {RAW_FOLDER} of {name}, and still among the unlabelled ones of {folder} "
+            f"({len(gone)} such case(s)): run {command}, or put it back."
+        )
+    if previous_stage is not None:
+        lacking = [case for case in finished if not list(Path(previous_stage).glob(f"{case}.*"))]
+        if lacking:
+            raise UserError(
+                f"{previous_stage} has no prediction of the unlabelled {lacking[0]} ({len(lacking)} of "
+                f"{len(finished)} images lack one), which nnU-Net does not make: train 3d_fullres or 3d_lowres instead."
+            )
+    return finished
