@@ -26,3 +26,10 @@ class nnUNetTrainerSDNetLabelledRegionMean(nnUNetTrainerSDNetLabelled):
     """Eq. 6 as the mean over the difference region."""
 
     difference_mean = "region"
+
+
+class nnUNetTrainerSDNetStronger(nnUNetTrainerSDNet):
+    """Fifty times the unlabelled term, rising over the first 40 % of the run."""
+
+    unlabelled_weight = 50.0
+    unlabelled_ramp = 0.4

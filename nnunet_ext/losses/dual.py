@@ -72,7 +72,8 @@ def difference_region(first: torch.Tensor, second: torch.Tensor, regions: bool =
     """
     if regions:
         return (first > 0) != (second > 0)
-    return first.argmax(1, keepdim=True) != second.argmax(1, keepdim=True)
+    # max, as argmax over the channels takes some 30 times as long on a CPU
+    return first.max(1, keepdim=True).indices != second.max(1, keepdim=True).indices
 
 
 def squared_error(predicted: torch.Tensor, wanted: torch.Tensor, regions: bool = False) -> torch.Tensor:
