@@ -54,7 +54,7 @@ def draw(cases: list[str], share: float, seed: int) -> dict[str, list[str]]:
 def name_of(share: float, seed: int) -> str:
     """Folder of the dataset of a share and seed."""
     percent = round(100 * share)
-    return f"Dataset{TRUTH_ID + 1 + 10 * (percent // 10) + seed:03d}_{NAME}{percent}Seed{seed}"
+    return f"Dataset{TRUTH_ID + 1 + percent + 101 * seed:03d}_{NAME}{percent}Seed{seed}"
 
 
 def write_dataset(truth: Path, share: float, seed: int, parts: dict[str, list[str]]) -> Path:
@@ -130,7 +130,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment."""
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, choices=range(4), default=[0, 1, 2])
     parser.add_argument("--labelled", type=float, default=0.2, help="share of the training cases with labels")
     parser.add_argument("--trainers", nargs="+", default=["nnUNetTrainerSDNetLabelled", "nnUNetTrainerSDNet"])
 

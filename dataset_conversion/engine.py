@@ -11,11 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -423,38 +420,14 @@ def _run(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
         yield from progress.track(_results(job, cases, processes), total=len(cases), description="Cases")
 
 
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C, where this thread may choose."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _results(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
-    if processes == 1 or len(cases) == 1 or job.options.check == "headers":  # headers take less than starting workers
+    if job.options.check == "headers":  # they take less than starting workers, and less than importing what starts them
         yield from map(job, cases)
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
+    from nnunet_ext.processes import in_processes
 
-    spawn = multiprocessing.get_context("spawn")  # fork is unsafe beside the progress bar's thread
-    with ProcessPoolExecutor(min(processes, len(cases)), mp_context=spawn) as pool:
-        with _interrupts_ignored():  # by the workers, which inherit it: this process tells the user and stops them
-            futures = [pool.submit(job, case) for case in cases]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise UserError("A worker process was killed, probably for want of memory; try fewer with -np.") from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    for _, record in in_processes(job, cases, processes):
+        yield record
 
 
 def _dataset_json(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Whether a NIfTI file is whole: the bytes it holds against those its header promises.
 
-ITK reads zeros for what is missing. Conversion and evaluation ask the same here; only nibabel and ISA-L are needed, and
-both are imported by whoever has something to ask.
+ITK reads zeros for what is missing. Conversion, evaluation and the preprocessing of unlabelled images ask here; only
+nibabel and ISA-L are needed, and both are imported by whoever has something to ask.
 """
 
 from __future__ import annotations
@@ -36,3 +36,19 @@ def promised_length(image: Any) -> int:
     """
     voxels = math.prod(image.header.get_data_shape())
     return int(image.dataobj.offset) + voxels * image.get_data_dtype().itemsize
+
+
+def check_complete(path: Path) -> None:
+    """Raise if a NIfTI file ends early or its checksum is wrong; of other files nothing is asked.
+
+    Raises:
+        ValueError: there are fewer bytes than the header promises.
+        EOFError, OSError, zlib.error: it cannot be decompressed.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return
+    import nibabel
+
+    length, expected = stored_length(path), promised_length(nibabel.load(path))
+    if length < expected:
+        raise ValueError(f"it is truncated, with {length} bytes of {expected}")

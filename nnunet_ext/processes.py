@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 from nnunet_ext.errors import UserError
@@ -29,14 +32,27 @@ def in_processes(
     # Spawned, as in nnU-Net: forking is not safe beside threads, such as those of a progress bar.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context) as pool:
-        futures = {pool.submit(work, item): item for item in items}
+        with _interrupts_ignored():  # by the workers, which inherit it: this process tells the user and stops them
+            futures = {pool.submit(work, item): i for i, item in enumerate(items)}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield items[futures[future]], future.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process was killed, most likely for lack of memory; run again with a smaller -np, finished "
-                "cases are kept"
+                "A worker process was killed, most likely for lack of memory: run again with a smaller -np."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C, where this thread may choose."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from nnunet_ext.errors import UserError, print_without_traceback
+from nnunet_ext.console import print_without_traceback
+from nnunet_ext.errors import UserError
 
 
 @pytest.fixture
@@ -14,12 +15,22 @@ def shown_otherwise(monkeypatch):
     return shown
 
 
-def test_a_user_error_is_its_sentence_alone(shown_otherwise, capsys):
+def test_a_user_error_is_its_sentence_alone(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     print_without_traceback()
+    hook = sys.excepthook
     print_without_traceback()
+    assert sys.excepthook is hook
     sys.excepthook(UserError, UserError("no such file: make it."), None)
     assert capsys.readouterr().err == "error: no such file: make it.\n"
-    assert not shown_otherwise
+
+
+def test_a_hook_of_somebody_else_is_called_too(shown_otherwise, capsys):
+    print_without_traceback()
+    error = (UserError, UserError("no such file: make it."), None)
+    sys.excepthook(*error)
+    assert shown_otherwise == [error]
+    assert capsys.readouterr().err == "error: no such file: make it.\n"
 
 
 def test_any_other_error_is_shown_as_before(shown_otherwise):

@@ -53,6 +53,7 @@ def test_unknown_trainer_name(dataset):
     )
     assert result.returncode != 0
     assert "did you mean nnUNetTrainerRefinedGAN" in result.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in result.stderr
 
 
 def test_truncated_checkpoint_stops_a_continued_run(dataset):
@@ -63,6 +64,7 @@ def test_truncated_checkpoint_stops_a_continued_run(dataset):
     result = dataset.run("nnUNetv2_train", dataset.id, *options, "--c", check=False)
     assert result.returncode != 0
     assert "cannot be read" in result.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in result.stderr
 
 
 def test_doctor_trainers_and_path(dataset):

@@ -33,3 +33,9 @@ class nnUNetTrainerSDNetStronger(nnUNetTrainerSDNet):
 
     unlabelled_weight = 50.0
     unlabelled_ramp = 0.4
+
+
+class nnUNetTrainerSDNetLate(nnUNetTrainerSDNet):
+    """Whole batches of labelled samples in the first half of the run."""
+
+    unlabelled_start = 0.5

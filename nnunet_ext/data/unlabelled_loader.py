@@ -73,8 +73,13 @@ class JoinedBatches(Iterator[dict[str, Any]]):
     def finish(self) -> None:
         """Stop the worker processes, if there are any."""
         for loader in (self.labelled, self.unlabelled.loader):
-            if isinstance(loader, NonDetMultiThreadedAugmenter):
-                loader._finish()
+            stop(loader)
+
+
+def stop(loader: Iterator[dict[str, Any]]) -> None:
+    """Stop the worker processes of a loader, if it has any."""
+    if isinstance(loader, NonDetMultiThreadedAugmenter):
+        loader._finish()
 
 
 def _get() -> tuple[Any, ...]:

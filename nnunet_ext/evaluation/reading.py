@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.nifti_length import promised_length, stored_length
+from nnunet_ext.nifti_length import check_complete
 
 # Headers of one image written by different tools differ in the last digits of float32.
 _RELATIVE_TOLERANCE = 1e-3
@@ -89,7 +89,7 @@ def read_label_map(path: Path, reader: type) -> LabelMap:
     """
     read = {"SimpleITKIO": _read_simpleitk, "NibabelIO": _read_nibabel}.get(reader.__name__)
     try:
-        _check_complete(path)
+        check_complete(path)
         if read is not None:
             array, spacing, affine, flat = read(path)
         else:
@@ -98,17 +98,6 @@ def read_label_map(path: Path, reader: type) -> LabelMap:
     except Exception as error:  # whatever a reader throws at a broken file, the user needs the file's name
         first_line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UnreadableError(f"{path} cannot be read as a label map: {first_line}") from error
-
-
-def _check_complete(path: Path) -> None:
-    """Raise if a NIfTI file ends early or its checksum is wrong: SimpleITK reads zeros for what is missing."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return
-    import nibabel
-
-    length, expected = stored_length(path), promised_length(nibabel.load(path))
-    if length < expected:
-        raise ValueError(f"it is truncated, with {length} bytes of {expected}")
 
 
 def _read_simpleitk(path: Path) -> tuple[np.ndarray, tuple[float, ...], tuple[float, ...], bool]:

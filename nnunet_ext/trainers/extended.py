@@ -13,7 +13,7 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import autocast, nn
 from torch import distributed as dist
 
-from nnunet_ext.errors import print_without_traceback
+from nnunet_ext.console import print_without_traceback
 from nnunet_ext.trainers.checkpoint import (
     EXTENSION_KEY,
     random_states,

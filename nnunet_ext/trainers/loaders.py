@@ -81,6 +81,11 @@ class OwnLoadersTrainer(ExtendedTrainer):
             loader, None, workers, cached, seeds=None, pin_memory=self.device.type == "cuda", wait_time=0.002
         )
 
+    def start_training_loader(self, loader: nnUNetDataLoader) -> Iterator[dict[str, Any]]:
+        """:meth:`start_loader` with the workers for training patches."""
+        allowed = get_allowed_n_proc_DA()
+        return self.start_loader(loader, self.training_workers(allowed), max(6, allowed // 2))
+
     # ---- nnU-Net's hooks ----
 
     def get_dataloaders(self) -> tuple[Any, Any]:
@@ -100,7 +105,7 @@ class OwnLoadersTrainer(ExtendedTrainer):
         )
         allowed = get_allowed_n_proc_DA()
         loaders = (
-            self.start_loader(training_loader, self.training_workers(allowed), max(6, allowed // 2)),
+            self.start_training_loader(training_loader),
             self.start_loader(validation_loader, max(1, allowed // 2) if allowed else 0, max(3, allowed // 4)),
         )
         for loader in loaders:

@@ -14,6 +14,7 @@ import nnunetv2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
+from nnunet_ext.console import print_without_traceback
 from nnunet_ext.errors import UserError
 from nnunet_ext.plugin.startup import VARIABLE, plugin_folder
 from nnunet_ext.trainers.registry import TRAINERS
@@ -79,6 +80,7 @@ def find_for_nnunet(name: str) -> type[nnUNetTrainer]:
         AttributeError: not found, and other folders are still to be searched.
         UserError: not found anywhere; says which names are close.
     """
+    print_without_traceback()
     try:
         return find_trainer(name)
     except AttributeError:

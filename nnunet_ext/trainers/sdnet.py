@@ -19,13 +19,13 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
 
 from nnunet_ext.data.targets import target_maps
-from nnunet_ext.data.unlabelled_loader import JoinedBatches, OwnRandomNumbers, UnlabelledDataLoader
+from nnunet_ext.data.unlabelled_loader import JoinedBatches, OwnRandomNumbers, UnlabelledDataLoader, stop
 from nnunet_ext.errors import UserError
 from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, difference_region, sharpen, teaching_loss
 from nnunet_ext.trainers.dual import NAMES, DualTrainer
-from nnunet_ext.trainers.schedules import ramp
+from nnunet_ext.trainers.schedules import first_epoch, ramp
 from nnunet_ext.unlabelled.images import cases_in
-from nnunet_ext.unlabelled.ready import ready_cases
+from nnunet_ext.unlabelled.ready import preprocessing_command, ready_cases
 from nnunet_ext.unlabelled.store import RAW_FOLDER, store_folder
 
 
@@ -46,7 +46,9 @@ class nnUNetTrainerSDNet(DualTrainer):
     difference_mean: Literal["all", "region"] = "all"
     # Weight of the unlabelled term (Eq. 8; the paper gives none). 0: no unlabelled images, whole batches are labelled.
     unlabelled_weight: float = 1.0
-    # Fraction of the run over which that weight rises from 0; 0: constant, as in the paper.
+    # Fraction of the run on whole batches of labelled samples, before unlabelled ones join; 0: none, as in the paper.
+    unlabelled_start: float = 0.0
+    # Fraction of the run over which the weight rises from 0 then; 0: constant, as in the paper.
     unlabelled_ramp: float = 0.0
     # T of Algorithm 1.
     temperature: float = 0.1
@@ -57,6 +59,15 @@ class nnUNetTrainerSDNet(DualTrainer):
     # ---- the batch and the images ----
 
     @property
+    def has_unlabelled(self) -> bool:
+        """Whether batches of this epoch have unlabelled samples."""
+        return bool(self.unlabelled_weight) and self.current_epoch >= self._first_unlabelled_epoch
+
+    @property
+    def _first_unlabelled_epoch(self) -> int:
+        return first_epoch(self.num_epochs, self.unlabelled_start)
+
+    @property
     def labelled_batch_size(self) -> int:
         """Labelled samples in a batch: half of it, and the odd one."""
         return self.batch_size - self.unlabelled_batch_size
@@ -64,7 +75,7 @@ class nnUNetTrainerSDNet(DualTrainer):
     @property
     def unlabelled_batch_size(self) -> int:
         """Unlabelled samples in a batch."""
-        return self.batch_size // 2 if self.unlabelled_weight else 0
+        return self.batch_size // 2 if self.has_unlabelled else 0
 
     def check_supported(self) -> None:
         """The options and the batch too."""
@@ -76,6 +87,8 @@ class nnUNetTrainerSDNet(DualTrainer):
                 f"{name} needs a temperature above 0 and weights of at least 0, got temperature {self.temperature}, "
                 f"unlabelled_weight {self.unlabelled_weight} and difference_weight {self.difference_weight}."
             )
+        if not 0 <= self.unlabelled_start < 1:
+            raise UserError(f"unlabelled_start of {name} must be at least 0 and below 1, got {self.unlabelled_start}.")
         if self.difference_mean not in ("all", "region"):
             raise UserError(f"difference_mean of {name} must be all or region, got {self.difference_mean!r}.")
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
@@ -124,9 +137,19 @@ class nnUNetTrainerSDNet(DualTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         """The stock loaders; unlabelled patches join the batches of training."""
         training, validation = super().get_dataloaders()
-        if self.unlabelled_weight:
+        # Those who join in the epoch that begins do so then: with the random numbers of a run that was not interrupted.
+        joined_before = not self._first_unlabelled_epoch or self.current_epoch > self._first_unlabelled_epoch
+        if self.has_unlabelled and joined_before:
             training = JoinedBatches(training, self._start_unlabelled_loader())
         return training, validation
+
+    def on_train_epoch_start(self) -> None:
+        """Let unlabelled samples join when it is time."""
+        super().on_train_epoch_start()
+        if self.has_unlabelled and not isinstance(self.dataloader_train, JoinedBatches):
+            stop(self.dataloader_train)
+            labelled = self.start_training_loader(self.make_training_loader(self.get_tr_and_val_datasets()[0]))
+            self.dataloader_train = JoinedBatches(labelled, self._start_unlabelled_loader())
 
     def make_training_loader(self, dataset: nnUNetBaseDataset) -> nnUNetDataLoader:
         """Labelled patches, as many of them centred on foreground as in stock nnU-Net.
@@ -135,7 +158,7 @@ class nnUNetTrainerSDNet(DualTrainer):
         centred with the probability that a sample has in a whole batch.
         """
         sampling = self.sampling()
-        if self.unlabelled_weight and not self.probabilistic_oversampling:
+        if self.has_unlabelled and not self.probabilistic_oversampling:
             centred = self.batch_size - round(self.batch_size * (1 - self.oversample_foreground_percent))
             sampling = {
                 "oversample_foreground_percent": centred / self.batch_size,
@@ -145,7 +168,7 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     def training_workers(self, allowed: int) -> int:
         """The other half of them loads unlabelled patches."""
-        return max(1, allowed - allowed // 2) if allowed and self.unlabelled_weight else allowed
+        return max(1, allowed - allowed // 2) if allowed and self.has_unlabelled else allowed
 
     def _start_unlabelled_loader(self) -> OwnRandomNumbers:
         dataset = self.unlabelled_dataset()
@@ -153,12 +176,16 @@ class nnUNetTrainerSDNet(DualTrainer):
             f"{len(dataset.identifiers)} unlabelled images; a batch has {self.labelled_batch_size} labelled and "
             f"{self.unlabelled_batch_size} unlabelled sample(s)."
         )
-        new = sorted(self._raw_images() - set(dataset.identifiers))
+        images = self._raw_images()
+        new = sorted(images - set(dataset.identifiers))
         if new:
+            command = preprocessing_command(self.plans_manager, self.configuration_name)
             self.print_to_log_file(
                 f"WARNING: {len(new)} image(s) of {RAW_FOLDER}, {new[0]} for one, are not preprocessed and not trained "
-                "on: run nnunet-ext preprocess-unlabelled again to have them."
+                f"on: to have them, stop and run {command}."
             )
+        if not images:
+            self.print_to_log_file(f"There are no images in {RAW_FOLDER} to compare the preprocessed ones with.")
         loader = self.augmented_loader(UnlabelledDataLoader, dataset, self.unlabelled_batch_size, with_target=False)
         workers = get_allowed_n_proc_DA()
         started = self.start_loader(loader, max(1, workers // 2) if workers else 0, max(6, workers // 2))
@@ -182,13 +209,15 @@ class nnUNetTrainerSDNet(DualTrainer):
     @property
     def unlabelled_factor(self) -> float:
         """Weight of the unlabelled term in this epoch."""
-        return self.unlabelled_weight * ramp(self.current_epoch, self.num_epochs, self.unlabelled_ramp)
+        return self.unlabelled_weight * ramp(
+            self.current_epoch - self._first_unlabelled_epoch, self.num_epochs, self.unlabelled_ramp
+        )
 
     def train_step(self, batch: dict) -> dict:
         """One step of each network down Eq. 7 and, for the one that is taught, Eq. 8 (Algorithm 1)."""
         data, target = self.to_device(batch)
         labelled = len(data)
-        if self.unlabelled_weight:
+        if self.has_unlabelled:
             data = torch.cat([data, batch["unlabelled"].to(self.device, non_blocking=True)])
         regions, ignored = self.label_manager.has_regions, self.label_manager.ignore_label
         self.optimizer.zero_grad(set_to_none=True)
@@ -214,7 +243,7 @@ class nnUNetTrainerSDNet(DualTrainer):
             terms[f"difference: {name}"] = mistakes[i]
         terms["difference region"] = difference.float().mean()
         losses = [b + self.difference_weight * m for b, m in zip(basic, mistakes, strict=True)]
-        if self.unlabelled_weight:
+        if self.has_unlabelled:
             without = [logits[labelled:] for logits in finest]
             with torch.no_grad():
                 teacher = torch.where(first_teaches, without[0], without[1])

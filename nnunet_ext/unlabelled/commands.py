@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nnunet_ext.environment import require_folder
 from nnunet_ext.errors import UserError
 from nnunet_ext.unlabelled.images import check_images, check_no_copies, find_images
-from nnunet_ext.unlabelled.store import RAW_FOLDER
+from nnunet_ext.unlabelled.store import RAW_FOLDER, dataset_number
 
 # Of nnUNetv2_preprocess, by configuration; what is not named there has the default.
 _PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
@@ -44,11 +45,11 @@ def run_preprocess(
 
     name = find_dataset(raw_root, dataset)
     raw, preprocessed = raw_root / name, preprocessed_root / name
-    number = int(name[len("Dataset") :][:3])
-    advice = f"run nnUNetv2_plan_and_preprocess -d {number} first (ResEnc plans: with -pl nnUNetPlannerResEncM)"
-    others = sorted(path.stem for path in preprocessed.glob("*Plans.json"))
-    advice += f", or choose with -p from {', '.join(others)}" if others else ""
-    plans_content = _read_json(preprocessed / f"{plans_name}.json", advice)
+    number = dataset_number(name)
+    advice = f"run nnUNetv2_plan_and_preprocess -d {number} first"
+    others = ", ".join(sorted(plans_in(preprocessed) - {plans_name})) or "none"
+    plans_advice = f"{advice} (ResEnc plans: with -pl nnUNetPlannerResEncM), or name others with -p (there: {others})"
+    plans_content = _read_json(preprocessed / f"{plans_name}.json", plans_advice)
     dataset_json = _read_json(preprocessed / "dataset.json", advice)
     plans = PlansManager(plans_content)
     chosen = choose_configurations(plans, configurations, preprocessed)
@@ -113,6 +114,17 @@ def find_dataset(raw: Path, dataset: str) -> str:
         others = ", ".join(sorted(path.name for path in raw.glob("Dataset*_*") if path.is_dir())) or "none"
         raise UserError(f"{raw} has no dataset {dataset} (there: {others}): convert or copy it there.")
     return found[0]
+
+
+def plans_in(preprocessed: Path) -> set[str]:
+    """Names of the plans in a dataset's folder in ``nnUNet_preprocessed``, whatever the user has called them."""
+    found = set()
+    for path in preprocessed.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and "configurations" in content:
+                found.add(path.stem)
+    return found
 
 
 def choose_configurations(plans: Any, wanted: Sequence[str], preprocessed: Path) -> list[str]:

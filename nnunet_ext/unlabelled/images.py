@@ -1,6 +1,6 @@
 """The unlabelled images of a raw dataset: found by nnU-Net's naming, and compared with the training images.
 
-All of it looks at names and headers only, and so is done before the long work begins.
+All of it looks at names, headers and, for copies, some bytes of each file, and so is done before the long work begins.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from nnunet_ext.unlabelled.store import RAW_FOLDER
 
 # An image whose voxels are this much larger or smaller than those of every training image has a wrong header.
 SPACING_LIMIT = 4.0
+# Bytes from the middle of a file by which copies are looked for.
+_LOOKED_AT = 1 << 16
 # Training images that are read where the reader gives no header without the whole image.
 _SAMPLE = 3
 
@@ -53,7 +55,7 @@ def find_images(
     Raises:
         UserError: there are none, a file has another name or ending, a channel is missing, or a name is taken.
     """
-    pattern = re.compile(rf"(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(file_ending)}")
+    pattern = _name_pattern(file_ending)
     found: dict[str, dict[int, Path]] = {}
     misnamed = []
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -88,33 +90,51 @@ def find_images(
     return {case: [files[channel] for channel in sorted(files)] for case, files in found.items()}
 
 
+def _name_pattern(file_ending: str) -> re.Pattern[str]:
+    return re.compile(rf"(?P<case>[^.].*)_(?P<channel>\d{{4}}){re.escape(file_ending)}")
+
+
 def cases_in(folder: Path, file_ending: str) -> set[str]:
-    """Cases of which a folder holds files, by their names alone; none if it is not there."""
-    pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(file_ending)}")
-    matches = [pattern.fullmatch(file.name) for file in folder.iterdir()] if folder.is_dir() else []
-    return {match[1] for match in matches if match and not match[1].startswith(".")}
+    """Cases of which a folder holds files, by their names alone; none if it is not there or not to be read."""
+    pattern = _name_pattern(file_ending)
+    try:
+        matches = [pattern.fullmatch(file.name) for file in folder.iterdir()]
+    except OSError:
+        return set()
+    return {match["case"] for match in matches if match}
 
 
 def check_no_copies(images: Mapping[str, Sequence[Path]], training: Mapping[str, Sequence[Path]]) -> None:
     """Find unlabelled images that are training images under another name.
 
     Trained on as if it had no label, such an image would also be known to the fold that validates on it. Files are
-    compared byte by byte, those of equal size alone: the same voxels stored anew are not found.
+    compared byte by byte, channel by channel: the same voxels stored anew are not found.
 
     Args:
         images: files by case.
         training: files of the training images, by case.
 
     Raises:
-        UserError: there is one.
+        UserError: there is one, or a file cannot be read.
     """
-    by_size: dict[int, list[Path]] = {}
+    looks: dict[tuple[tuple[int, bytes], ...], Sequence[Path]] = {}
     for files in training.values():
-        by_size.setdefault(files[0].stat().st_size, []).append(files[0])
+        looks[tuple(map(_look, files))] = files
     for files in images.values():
-        for known in by_size.get(files[0].stat().st_size, ()):
-            if filecmp.cmp(files[0], known, shallow=False):
-                raise UserError(f"{files[0]} is the training image {known} under another name: take it out.")
+        known = looks.get(tuple(map(_look, files)), ())
+        if known and all(filecmp.cmp(file, other, shallow=False) for file, other in zip(files, known, strict=True)):
+            raise UserError(f"{files[0]} is the training image {known[0]} under another name: take it out.")
+
+
+def _look(file: Path) -> tuple[int, bytes]:
+    """Size of a file and some bytes from its middle, by which files that are not the same are soon told apart."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            stream.seek(max(0, size // 2 - _LOOKED_AT // 2))
+            return size, stream.read(_LOOKED_AT)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): replace it or take it out.") from error
 
 
 def check_images(

@@ -13,7 +13,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.nifti_length import stored_length
+from nnunet_ext.nifti_length import check_complete
 from nnunet_ext.processes import in_processes
 from nnunet_ext.unlabelled.store import StoreRecord, case_files, files_fingerprint, plans_fingerprint, store_folder
 
@@ -118,7 +118,12 @@ def _preprocess_case(job: _Job, named: tuple[str, list[Path]]) -> str:
     preprocessor = job.configuration.preprocessor_class(verbose=False)
     try:
         for file in files:
-            stored_length(file)  # fails where ITK would fill up with zeros what it cannot decompress
+            try:
+                check_complete(file)  # ITK would fill up with zeros what is missing
+            except MemoryError:
+                raise
+            except Exception as error:
+                return f"{file} ({_last_line(error)})"
         with tempfile.TemporaryDirectory(dir=job.folder) as made:
             # nnU-Net's own method, so that the format is that of the labelled cases
             preprocessor.run_case_save(
@@ -131,6 +136,10 @@ def _preprocess_case(job: _Job, named: tuple[str, list[Path]]) -> str:
     except MemoryError:
         raise
     except Exception as error:  # whatever the imaging libraries raise for the many ways a file can be damaged
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"{files[0]} ({lines[-1].strip()})"
+        return f"{files[0]}{' and its other channels' if len(files) > 1 else ''} ({_last_line(error)})"
     return ""
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()

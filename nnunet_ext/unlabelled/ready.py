@@ -9,7 +9,13 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.errors import UserError
-from nnunet_ext.unlabelled.store import RAW_FOLDER, StoreRecord, case_files, plans_fingerprint
+from nnunet_ext.unlabelled.store import RAW_FOLDER, StoreRecord, case_files, dataset_number, plans_fingerprint
+
+
+def preprocessing_command(plans: PlansManager, configuration: str) -> str:
+    """What to type for the unlabelled images of a configuration."""
+    number = dataset_number(plans.dataset_name)
+    return f"nnunet-ext preprocess-unlabelled -d {number} -c {configuration} -p {plans.plans_name}"
 
 
 def ready_cases(
@@ -17,7 +23,7 @@ def ready_cases(
     plans: PlansManager,
     configuration: str,
     labelled: str,
-    raw_images: Collection[str],
+    raw_images: Collection[str] = (),
     previous_stage: str | None = None,
 ) -> list[str]:
     """Names of the preprocessed unlabelled cases of a configuration.
@@ -34,12 +40,10 @@ def ready_cases(
         UserError: there are none, some are not finished, lost, taken out or labelled by now, they belong to other
             plans, or the previous stage of a cascade did not see them.
     """
-    name = plans.dataset_name
+    name, command = plans.dataset_name, preprocessing_command(plans, configuration)
     record = StoreRecord.read(folder)
-    number = int(name[len("Dataset") :][:3])
-    command = f"nnunet-ext preprocess-unlabelled -d {number} -c {configuration} -p {plans.plans_name}"
     finished = [case for case in sorted(record.cases) if case_files(folder, case)]
-    if not finished:
+    if not record.cases and not record.wanted:
         raise UserError(
             f"There are no unlabelled images in {folder}: put some into {RAW_FOLDER} of {name} in nnUNet_raw and run "
             f"{command}, or use nnUNetTrainerSDNetLabelled."
@@ -59,7 +63,8 @@ def ready_cases(
     if both:
         raise UserError(
             f"{both[0]} is a labelled case of {name} by now, and still among the unlabelled ones of {folder} "
-            f"({len(both)} such case(s)): take it out of {RAW_FOLDER} and run {command}."
+            f"({len(both)} such case(s)): take it out of {RAW_FOLDER} and run {command}, or, with no other left, use "
+            "nnUNetTrainerSDNetLabelled."
         )
     gone = sorted(set(finished) - set(raw_images)) if raw_images else []
     if gone:

@@ -15,6 +15,11 @@ _SUFFIX = "_unlabelled"
 _FORMATS = ((".b2nd", "_seg.b2nd", ".pkl"), (".npz", ".pkl"))
 
 
+def dataset_number(name: str) -> int:
+    """Number of a dataset, from its name."""
+    return int(name[len("Dataset") :][:3])
+
+
 def store_folder(preprocessed_dataset: str | os.PathLike[str], data_identifier: str) -> Path:
     """Folder of the preprocessed unlabelled images, beside that of the labelled ones.
 

@@ -171,8 +171,10 @@ def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dat
     assert equal == [first_is_better, not first_is_better]  # only the student differs from learning by labels alone
 
 
-def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):
-    options = {"save_every": 1, "inference": "best", "configuration": "2d"}
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.25])
+def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset, start):
+    """With unlabelled samples from the start, from the epoch on in which it is resumed, or from one before."""
+    options = {"save_every": 1, "inference": "best", "configuration": "2d", "unlabelled_start": start}
     seed()
     run_epochs(straight := build(unlabelled_dataset, SDNET, **options), 4)
     seed()
@@ -185,6 +187,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):
     run_epochs(second, 4)
 
     table, expected = second.loss_curves.table(), straight.loss_curves.table()
+    assert expected["unlabelled"].isna().tolist() == [epoch < 4 * start for epoch in range(4)]
     assert list(table.columns) == list(expected.columns)
     np.testing.assert_allclose(table.to_numpy(), expected.to_numpy(), rtol=1e-4, atol=1e-6)
     resumed, log = (t.logger.local_logger.my_fantastic_logging for t in (second, straight))
@@ -535,6 +538,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
         "no residual counterpart of some.package.Transformer": {"change_plans": other_network},
         "inference of .* must be one of mean, first, second, best, got 'both'": {"inference": "both"},
         "needs a temperature above 0": {"temperature": 0},
+        "unlabelled_start of .* must be at least 0 and below 1, got 1": {"unlabelled_start": 1},
         "difference_mean of .* must be all or region, got 'voxels'": {"difference_mean": "voxels"},
     }
     for message, options in cases.items():
@@ -586,17 +590,18 @@ def raw_images(folder, monkeypatch, cases):
     images.mkdir(parents=True)
     for case in cases:
         (images / f"{case}_0000.nii.gz").touch()
-    (images / ".DS_Store").touch()
+    (images / "._one_0000.nii.gz").touch()
     monkeypatch.setattr("nnunetv2.paths.nnUNet_raw", str(folder))
 
 
 def test_images_that_came_later_are_named_in_the_log(unlabelled_dataset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     trainer = build(unlabelled_dataset, SDNET)
     raw_images(tmp_path, monkeypatch, ("one", "two", "three", "four"))
     trainer.initialize()
     trainer.get_dataloaders()
-    assert "1 image(s) of imagesUn, four for one, are not preprocessed and not trained on" in capsys.readouterr().out
+    log = capsys.readouterr().out
+    assert "1 image(s) of imagesUn, four for one, are not preprocessed and not trained on" in log
+    assert "stop and run nnunet-ext preprocess-unlabelled -d 90 -c 3d_fullres -p tinyPlans." in log
 
 
 @pytest.mark.parametrize(
@@ -608,6 +613,7 @@ def test_images_that_came_later_are_named_in_the_log(unlabelled_dataset, tmp_pat
         ),
         ("unfinished", r"lacks four \(1 of 4 images are not preprocessed yet\): run nnunet-ext preprocess-unlabelled"),
         ("lost", r"has lost files of one: run nnunet-ext preprocess-unlabelled"),
+        ("killed before the first", r"lacks one \(3 of 3 images are not preprocessed yet\): run nnunet-ext"),
         ("gone", r"two is no longer in imagesUn of Dataset090_.* \(1 such case\(s\)\): run nnunet-ext"),
     ],
 )
@@ -623,6 +629,8 @@ def test_a_store_that_is_not_up_to_date(unlabelled_dataset, tmp_path, monkeypatc
     record = StoreRecord.read(unlabelled_dataset.preprocessed / folder.name)
     record.path = own / f"{folder.name}.json"
     record.wanted += ["four"] if what == "unfinished" else []
+    if what == "killed before the first":
+        record.cases = {}
     record.write()
     if what == "labelled":
         for file in case_files(folder, "two"):

@@ -136,9 +136,13 @@ def test_a_killed_run_goes_on(writable_dataset, images, monkeypatch):
     assert {name: time for name, time in times(folder).items() if name in before} == before
 
 
-def test_a_damaged_image_is_named_and_the_others_are_kept(writable_dataset, images):
+@pytest.mark.parametrize("damage", ["compressed file cut", "cut file compressed"])
+def test_a_damaged_image_is_named_and_the_others_are_kept(writable_dataset, images, damage):
     file = images / "two_0000.nii.gz"
-    file.write_bytes(file.read_bytes()[:-3000])  # the header is whole
+    if damage == "compressed file cut":
+        file.write_bytes(file.read_bytes()[:-3000])  # the header is whole
+    else:
+        file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:-3000]))
     with pytest.raises(
         UserError, match=r"1 of 2 unlabelled cases cannot be preprocessed: .*two_0000.nii.gz \(.*the others are kept"
     ):
@@ -170,6 +174,11 @@ def training_name(dataset, images):
 def training_copy(dataset, images):
     content = json.loads((dataset.raw / "dataset.json").read_text())["dataset"]
     shutil.copy(content[min(content)]["images"][0], images / "one_0000.nii.gz")
+
+
+def dangling_link(dataset, images):
+    (images / "one_0000.nii.gz").unlink()
+    (images / "one_0000.nii.gz").symlink_to(images / "moved.nii.gz")
 
 
 def only_hidden_files(dataset, images):
@@ -216,6 +225,7 @@ REFUSED = {
         lambda dataset, images: [(images / f"{name}_0000.mha").touch() for name in ("three", "four")],
         r"four_0000.mha is not named CASE_0000.nii.gz, as the images of this dataset are \(2 files are not\)",
     ),
+    "a link to nothing": (dangling_link, r"one_0000.nii.gz cannot be read \(No such file or directory\): replace it"),
     "not an image": (
         lambda dataset, images: (images / "one_0000.nii.gz").write_bytes(b"nothing"),
         r"one_0000.nii.gz cannot be read \(",
@@ -304,10 +314,10 @@ def test_wrong_names_are_refused(writable_dataset, images):
     refused(r"has no dataset 91 \(there: Dataset090_PhantomAbdomen\): convert", dataset="91")
     refused(r"has no dataset Dataset090_Other", dataset="Dataset090_Other")
     refused(r"has no configuration 3d: it has 2d, 3d_fullres", configurations=("3d",))
-    advice = rf"run nnUNetv2_plan_and_preprocess -d 90 first \(.*ResEncM\), or choose with -p from .*{PLANS}"
+    advice = rf"run nnUNetv2_plan_and_preprocess -d 90 first \(.*ResEncM\), or name others with -p \(there: .*{PLANS}"
     refused(rf"There is no .*otherPlans.json: {advice}", plans="otherPlans")
     (writable_dataset.preprocessed / "brokenPlans.json").write_text("{")
-    refused(r"brokenPlans.json is no JSON file", plans="brokenPlans")
+    refused(rf"brokenPlans.json is no JSON file .* \(there: (?!broken).*{PLANS}\)", plans="brokenPlans")
     (writable_dataset.root / "nnUNet_raw" / "Dataset090_Other").mkdir()
     refused(r"several datasets 90 \(Dataset090_Other, Dataset090_PhantomAbdomen\)")
     for configuration in ("2d", "3d_fullres"):
