@@ -132,7 +132,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment."""
     parser.add_argument("--seeds", nargs="+", type=int, choices=range(4), default=[0, 1, 2])
     parser.add_argument("--labelled", type=float, default=0.2, help="share of the training cases with labels")
-    parser.add_argument("--trainers", nargs="+", default=["nnUNetTrainerSDNetLabelled", "nnUNetTrainerSDNet"])
+    parser.add_argument("--trainers", nargs="*", default=["nnUNetTrainerSDNetLabelled", "nnUNetTrainerSDNet"])
 
 
 if __name__ == "__main__":
