@@ -171,10 +171,8 @@ def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dat
     assert equal == [first_is_better, not first_is_better]  # only the student differs from learning by labels alone
 
 
-@pytest.mark.parametrize("start", [0.0, 0.5, 0.25])
-def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset, start):
-    """With unlabelled samples from the start, from the epoch on in which it is resumed, or from one before."""
-    options = {"save_every": 1, "inference": "best", "configuration": "2d", "unlabelled_start": start}
+def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):
+    options = {"save_every": 1, "inference": "best", "configuration": "2d"}
     seed()
     run_epochs(straight := build(unlabelled_dataset, SDNET, **options), 4)
     seed()
@@ -187,7 +185,6 @@ def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset, start):
     run_epochs(second, 4)
 
     table, expected = second.loss_curves.table(), straight.loss_curves.table()
-    assert expected["unlabelled"].isna().tolist() == [epoch < 4 * start for epoch in range(4)]
     assert list(table.columns) == list(expected.columns)
     np.testing.assert_allclose(table.to_numpy(), expected.to_numpy(), rtol=1e-4, atol=1e-6)
     resumed, log = (t.logger.local_logger.my_fantastic_logging for t in (second, straight))
