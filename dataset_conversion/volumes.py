@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from dataset_conversion.metaimage import check_raw_length
 from dataset_conversion.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header
-from nnunet_ext.errors import UserError
+from nnunet_ext.errors import UserError, last_line
 from nnunet_ext.nifti_length import promised_length, stored_length
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _read_header_with_itk(path: Path) -> Volume:
         if is_nifti(path):  # skewed axes, or NIfTI-2
             _decompressed_length(path)  # raises if the reason is that the file is damaged
             return Volume(_perpendicular_geometry(path))
-        raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
+        raise UserError(f"{path} cannot be read ({last_line(error)}).") from error
     geometry = Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
     in_place = is_nifti(path) and len(_load_nifti(path).shape) == len(geometry.size)  # else a 3D image stored as 4D
     return Volume(geometry, path=path if in_place else None)
@@ -171,11 +171,6 @@ def _perpendicular_geometry(path: Path) -> Geometry:
     affine = image.affine.copy()
     affine[:3, :3] = u @ v * spacing
     return _from_ras([int(n) for n in image.shape], affine[:3].tolist(), spacing.tolist())
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _checked_nifti_header(path: Path) -> NiftiHeader | None:
@@ -215,7 +210,7 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
     try:
         image = nib.load(path)
     except Exception as error:  # nibabel raises many kinds for damaged headers
-        raise UserError(f"{path} is not a readable NIfTI file ({_last_line(error)}).") from error
+        raise UserError(f"{path} is not a readable NIfTI file ({last_line(error)}).") from error
     if not isinstance(image, nib.Nifti1Image):
         raise UserError(f"{path} is not a NIfTI file.")
     return image
@@ -247,7 +242,7 @@ def read_volume(path: Path) -> Volume:
         try:
             array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         except RuntimeError as error:
-            raise UserError(f"{path} cannot be read ({_last_line(error)}).") from error
+            raise UserError(f"{path} cannot be read ({last_line(error)}).") from error
     return replace(header, array=array.reshape(header.geometry.size[::-1]))
 
 
@@ -266,7 +261,7 @@ def _nifti_voxels(path: Path) -> np.ndarray:
             unscaled = voxels.slope == 1 and voxels.inter == 0
             array = np.asanyarray(voxels) if unscaled else image.get_fdata(dtype=np.float32, caching="unchanged")
     except (EOFError, OSError, zlib.error, ValueError, ImageFileError) as error:
-        raise UserError(f"{path} is truncated or damaged ({_last_line(error)}).") from error
+        raise UserError(f"{path} is truncated or damaged ({last_line(error)}).") from error
     return array.T
 
 

@@ -10,3 +10,9 @@ class UserError(Exception):
     ``nnunet-ext`` and ``python -m dataset_conversion.*`` print it without a traceback and exit with 1; so do nnU-Net's
     commands where one of our trainers is asked for (:func:`nnunet_ext.console.print_without_traceback`).
     """
+
+
+def last_line(error: BaseException) -> str:
+    """What libraries say last of a fault, where there may be many lines; the kind of error if they say nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -9,19 +9,6 @@ class nnUNetTrainerSDNetHalf(nnUNetTrainerSDNet):
     unlabelled_weight = 1e-12
 
 
-class nnUNetTrainerSDNetRamp(nnUNetTrainerSDNet):
-    """The weight of the unlabelled term rises over the first 40 % of the run."""
-
-    unlabelled_ramp = 0.4
-
-
-class nnUNetTrainerSDNetStrong(nnUNetTrainerSDNet):
-    """Ten times the unlabelled term, rising over the first 40 % of the run."""
-
-    unlabelled_weight = 10.0
-    unlabelled_ramp = 0.4
-
-
 class nnUNetTrainerSDNetLabelledRegionMean(nnUNetTrainerSDNetLabelled):
     """Eq. 6 as the mean over the difference region."""
 

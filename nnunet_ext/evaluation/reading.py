@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.errors import UserError, last_line
 from nnunet_ext.nifti_length import check_complete
 
 # Headers of one image written by different tools differ in the last digits of float32.
@@ -96,8 +96,7 @@ def read_label_map(path: Path, reader: type) -> LabelMap:
             array, spacing, affine, flat = _read_nnunet(path, reader)
         return LabelMap(_as_labels(array), tuple(float(abs(s)) for s in spacing), affine, flat)
     except Exception as error:  # whatever a reader throws at a broken file, the user needs the file's name
-        first_line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise UnreadableError(f"{path} cannot be read as a label map: {first_line}") from error
+        raise UnreadableError(f"{path} cannot be read as a label map: {last_line(error)}") from error
 
 
 def _read_simpleitk(path: Path) -> tuple[np.ndarray, tuple[float, ...], tuple[float, ...], bool]:

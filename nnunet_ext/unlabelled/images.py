@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.errors import UserError, last_line
 from nnunet_ext.unlabelled.store import RAW_FOLDER
 
 # An image whose voxels are this much larger or smaller than those of every training image has a wrong header.
@@ -218,8 +218,7 @@ def read_header(file: Path, reader: type) -> Header:
         image, properties = reader().read_images([str(file)])
         return Header(tuple(map(float, properties["spacing"]))[-(image.ndim - 1) :], "", len(image))
     except Exception as error:  # whatever the imaging libraries raise for the many ways a file can be damaged
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{file} cannot be read ({lines[-1].strip()}): replace it or take it out.") from error
+        raise UserError(f"{file} cannot be read ({last_line(error)}): replace it or take it out.") from error
 
 
 def _has_headers(reader: type) -> bool:

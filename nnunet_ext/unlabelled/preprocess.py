@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.errors import UserError, last_line
 from nnunet_ext.nifti_length import check_complete
 from nnunet_ext.processes import in_processes
 from nnunet_ext.unlabelled.store import StoreRecord, case_files, files_fingerprint, plans_fingerprint, store_folder
@@ -123,7 +123,7 @@ def _preprocess_case(job: _Job, named: tuple[str, list[Path]]) -> str:
             except MemoryError:
                 raise
             except Exception as error:
-                return f"{file} ({_last_line(error)})"
+                return f"{file} ({last_line(error)})"
         with tempfile.TemporaryDirectory(dir=job.folder) as made:
             # nnU-Net's own method, so that the format is that of the labelled cases
             preprocessor.run_case_save(
@@ -136,10 +136,5 @@ def _preprocess_case(job: _Job, named: tuple[str, list[Path]]) -> str:
     except MemoryError:
         raise
     except Exception as error:  # whatever the imaging libraries raise for the many ways a file can be damaged
-        return f"{files[0]}{' and its other channels' if len(files) > 1 else ''} ({_last_line(error)})"
+        return f"{files[0]}{' and its other channels' if len(files) > 1 else ''} ({last_line(error)})"
     return ""
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()
