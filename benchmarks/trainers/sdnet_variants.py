@@ -1,5 +1,7 @@
 """Variants of SD-Net for the benchmark of unlabelled images; each is the three-line subclass a user would write."""
 
+import torch
+
 from nnunet_ext.trainers.sdnet import nnUNetTrainerSDNet, nnUNetTrainerSDNetLabelled
 
 
@@ -26,3 +28,13 @@ class nnUNetTrainerSDNetLate(nnUNetTrainerSDNet):
     """Whole batches of labelled samples in the first half of the run."""
 
     unlabelled_start = 0.5
+
+
+class nnUNetTrainerSDNetLateDiceCE(nnUNetTrainerSDNetLate):
+    """The same, and Dice + CE of nnU-Net in place of the squared error."""
+
+    def lesson(self, student: torch.Tensor, pseudo_label: torch.Tensor) -> torch.Tensor:
+        """Loss of the logits of a network that is taught."""
+        target = pseudo_label.argmax(1, keepdim=True).float()
+        loss = self.loss.loss if self.enable_deep_supervision else self.loss
+        return loss(student, target)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from nnunetv2 import paths
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -25,6 +26,7 @@ from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, dif
 from nnunet_ext.trainers.dual import NAMES, DualTrainer
 from nnunet_ext.trainers.schedules import first_epoch, ramp
 from nnunet_ext.unlabelled.images import cases_in
+from nnunet_ext.unlabelled.next_stage import predict_for_next_stage
 from nnunet_ext.unlabelled.ready import preprocessing_command, ready_cases
 from nnunet_ext.unlabelled.store import RAW_FOLDER, store_folder
 
@@ -66,6 +68,14 @@ class nnUNetTrainerSDNet(DualTrainer):
     @property
     def _first_unlabelled_epoch(self) -> int:
         return first_epoch(self.num_epochs, self.unlabelled_start)
+
+    @property
+    def _unlabelled_join_now(self) -> bool:
+        """Whether this epoch is the first one with them, after others: as it begins, also in a run that resumes here.
+
+        So the latter draws the random numbers of a run that was not interrupted.
+        """
+        return self.has_unlabelled and 0 < self._first_unlabelled_epoch == self.current_epoch
 
     @property
     def labelled_batch_size(self) -> int:
@@ -137,16 +147,14 @@ class nnUNetTrainerSDNet(DualTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         """The stock loaders; unlabelled patches join the batches of training."""
         training, validation = super().get_dataloaders()
-        # Those who join in the epoch that begins do so then: with the random numbers of a run that was not interrupted.
-        joined_before = not self._first_unlabelled_epoch or self.current_epoch > self._first_unlabelled_epoch
-        if self.has_unlabelled and joined_before:
+        if self.has_unlabelled and not self._unlabelled_join_now:
             training = JoinedBatches(training, self._start_unlabelled_loader())
         return training, validation
 
     def on_train_epoch_start(self) -> None:
         """Let unlabelled samples join when it is time."""
         super().on_train_epoch_start()
-        if self.has_unlabelled and not isinstance(self.dataloader_train, JoinedBatches):
+        if self._unlabelled_join_now:
             stop(self.dataloader_train)
             labelled = self.start_training_loader(self.make_training_loader(self.get_tr_and_val_datasets()[0]))
             self.dataloader_train = JoinedBatches(labelled, self._start_unlabelled_loader())
@@ -204,6 +212,54 @@ class nnUNetTrainerSDNet(DualTrainer):
         if isinstance(self.dataloader_train, JoinedBatches):
             self.dataloader_train.finish()
 
+    # ---- the next stage of a cascade ----
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """The stock validation; for a next stage unlabelled images are predicted too."""
+        super().perform_actual_validation(save_probabilities)
+        stages = self.configuration_manager.next_stage_names or []
+        if not stages or not self.unlabelled_weight:
+            return
+        try:
+            dataset = self.unlabelled_dataset()
+        except UserError as error:  # this stage is trained and validated: only what follows it needs them
+            self.print_to_log_file(f"WARNING: no unlabelled images are predicted for the next stage. {error}")
+            return
+        for stage in stages:
+            self._predict_unlabelled(dataset, stage)
+        if self.is_ddp:
+            dist.barrier()
+
+    def _predict_unlabelled(self, dataset: nnUNetBaseDataset, stage: str) -> None:
+        cases = dataset.identifiers
+        mine = cases[self.local_rank :: dist.get_world_size()] if self.is_ddp else cases
+        self.print_to_log_file(f"predicting {len(cases)} unlabelled images for {stage}")
+        predictor = nnUNetPredictor(device=self.device, allow_tqdm=False)
+        self.set_deep_supervision_enabled(False)
+        with self.both_as_network():
+            predictor.manual_initialization(
+                self.network,
+                self.plans_manager,
+                self.configuration_manager,
+                None,
+                self.dataset_json,
+                type(self).__name__,
+                self.inference_allowed_mirroring_axes,
+            )
+            advice = predict_for_next_stage(
+                predictor.predict_sliding_window_return_logits,
+                dataset,
+                mine,
+                self.plans_manager,
+                (self.configuration_name, stage),
+                self.dataset_json,
+                Path(self.preprocessed_dataset_folder_base),
+                Path(self.output_folder_base) / "predicted_next_stage" / stage,
+            )
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        if advice:
+            self.print_to_log_file(f"WARNING: {advice}")
+
     # ---- training ----
 
     @property
@@ -250,7 +306,7 @@ class nnUNetTrainerSDNet(DualTrainer):
                 pseudo_label = sharpen(teacher, self.temperature, regions)
             # Who is taught is decided on the device: the host need not wait for it.
             taught = [(~first_teaches).float(), first_teaches.float()]
-            lessons = [taught[i] * teaching_loss(without[i], pseudo_label, regions) for i in range(2)]
+            lessons = [taught[i] * self.lesson(without[i], pseudo_label) for i in range(2)]
             losses = [loss + self.unlabelled_factor * lesson for loss, lesson in zip(losses, lessons, strict=True)]
             terms["first teaches"] = first_teaches.float()
             terms["unlabelled"] = lessons[0] + lessons[1]
@@ -267,6 +323,10 @@ class nnUNetTrainerSDNet(DualTrainer):
         """Dice + CE of the labelled samples, with deep supervision (Eq. 4 and 5 as nnU-Net has them)."""
         chosen = [output[:labelled] for output in outputs]
         return self.loss(chosen, target) if self.enable_deep_supervision else self.loss(chosen[0], target)
+
+    def lesson(self, student: torch.Tensor, pseudo_label: torch.Tensor) -> torch.Tensor:
+        """Loss of the logits of a network that is taught (Eq. 8)."""
+        return teaching_loss(student, pseudo_label, self.label_manager.has_regions)
 
     @torch.no_grad()
     def _dice_losses(

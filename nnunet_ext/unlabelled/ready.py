@@ -75,8 +75,10 @@ def ready_cases(
     if previous_stage is not None:
         lacking = [case for case in finished if not list(Path(previous_stage).glob(f"{case}.*"))]
         if lacking:
+            first = plans.get_configuration(configuration).previous_stage_name
             raise UserError(
                 f"{previous_stage} has no prediction of the unlabelled {lacking[0]} ({len(lacking)} of "
-                f"{len(finished)} images lack one), which nnU-Net does not make: train 3d_fullres or 3d_lowres instead."
+                f"{len(finished)} images lack one): train {first} with the same trainer, or, where that is done, run "
+                "that training again with --val, which makes them."
             )
     return finished

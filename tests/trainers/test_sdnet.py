@@ -171,8 +171,9 @@ def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dat
     assert equal == [first_is_better, not first_is_better]  # only the student differs from learning by labels alone
 
 
-def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):
-    options = {"save_every": 1, "inference": "best", "configuration": "2d"}
+@pytest.mark.parametrize("start", [0.0, 0.25, 0.5])  # unlabelled samples join at once, before, at the resumed epoch
+def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset, start):
+    options = {"save_every": 1, "inference": "best", "configuration": "2d", "unlabelled_start": start}
     seed()
     run_epochs(straight := build(unlabelled_dataset, SDNET, **options), 4)
     seed()
@@ -186,6 +187,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(unlabelled_dataset):
 
     table, expected = second.loss_curves.table(), straight.loss_curves.table()
     assert list(table.columns) == list(expected.columns)
+    assert expected["unlabelled"].isna().tolist() == [epoch < 4 * start for epoch in range(4)]
     np.testing.assert_allclose(table.to_numpy(), expected.to_numpy(), rtol=1e-4, atol=1e-6)
     resumed, log = (t.logger.local_logger.my_fantastic_logging for t in (second, straight))
     for key in ("train_losses", "val_losses", "lrs", "mean_fg_dice"):
@@ -579,6 +581,54 @@ def test_unlabelled_images_of_another_plan_or_unseen_by_the_previous_stage(unlab
     trainer = build(unlabelled_dataset, SDNET, change_plans=other_spacing)
     with pytest.raises(UserError, match="was made with other plans than those of this run: run nnunet-ext"):
         trainer.on_train_start()
+
+
+def test_the_first_stage_of_a_cascade_predicts_unlabelled_images(unlabelled_dataset, monkeypatch, capsys):
+    """Here with the spacing of the second, so that nothing is resampled."""
+    monkeypatch.setattr("nnunet_ext.unlabelled.next_stage.default_num_processes", 1)
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)  # of the labelled cases
+    trainer, _ = ready(unlabelled_dataset, configuration="3d_lowres", change_plans=cascade)
+    trainer.perform_actual_validation()
+    second = build(unlabelled_dataset, SDNET, configuration="3d_cascade_fullres", change_plans=cascade)
+    assert Path(second.folder_with_segs_from_previous_stage).parts[-3] == Path(trainer.output_folder_base).name
+
+    trainer.set_deep_supervision_enabled(False)
+    images = trainer.unlabelled_dataset()
+    for case in second.unlabelled_dataset().identifiers:
+        image, _, previous, _ = second.unlabelled_dataset().load_case(case)
+        assert np.array_equal(image[:], images.load_case(case)[0][:])
+        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+        logits = []
+        for network in trainer.networks():
+            mirrored = trainer.inference_allowed_mirroring_axes
+            arguments = (network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json)
+            predictor.manual_initialization(*arguments, type(trainer).__name__, mirrored)
+            logits.append(predictor.predict_sliding_window_return_logits(torch.from_numpy(image[:])))
+        expected = (logits[0] + logits[1]).argmax(0).numpy()
+        assert len(np.unique(expected)) > 1
+        assert (previous[:] == expected).mean() > 0.999  # logits of a sliding window are sums in float16
+    second.initialize()
+    second._augmentation = second.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    batch = next(second._start_unlabelled_loader())
+    assert batch["data"].shape[1] == 1 + len(second.label_manager.foreground_labels)
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_what_keeps_the_first_stage_from_predicting_unlabelled_images(unlabelled_dataset, monkeypatch, capsys):
+    def apart(plans):
+        cascade(plans)
+        plans["configurations"]["3d_cascade_fullres"]["data_identifier"] = "elsewhere"
+
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+    trainer, _ = ready(unlabelled_dataset, configuration="3d_lowres", change_plans=apart)
+    trainer.perform_actual_validation()
+    assert "3 of 3 unlabelled images are not preprocessed for 3d_cascade_fullres" in capsys.readouterr().out
+    trainer.preprocessed_dataset_folder_base = "nowhere"
+    trainer.perform_actual_validation()
+    assert "no unlabelled images are predicted for the next stage. There are no" in capsys.readouterr().out
+    trainer, _ = ready(unlabelled_dataset, LABELLED, configuration="3d_lowres", change_plans=cascade)
+    trainer.perform_actual_validation()
+    assert not (Path(trainer.output_folder_base) / "predicted_next_stage").exists()
 
 
 def raw_images(folder, monkeypatch, cases):
