@@ -1,4 +1,4 @@
-"""Variants of SD-Net for the benchmark of unlabelled images; each is the three-line subclass a user would write."""
+"""Variants of SD-Net for the benchmark of unlabelled images; each is the short subclass a user would write."""
 
 import torch
 
@@ -31,7 +31,7 @@ class nnUNetTrainerSDNetLate(nnUNetTrainerSDNet):
 
 
 class nnUNetTrainerSDNetLateDiceCE(nnUNetTrainerSDNetLate):
-    """The same, and Dice + CE of nnU-Net in place of the squared error."""
+    """The same, and Dice + CE of nnU-Net in place of the squared error; for classes, not regions."""
 
     def lesson(self, student: torch.Tensor, pseudo_label: torch.Tensor) -> torch.Tensor:
         """Loss of the logits of a network that is taught."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from nnunetv2 import paths
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -26,7 +27,7 @@ from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, dif
 from nnunet_ext.trainers.dual import NAMES, DualTrainer
 from nnunet_ext.trainers.schedules import first_epoch, ramp
 from nnunet_ext.unlabelled.images import cases_in
-from nnunet_ext.unlabelled.next_stage import predict_for_next_stage
+from nnunet_ext.unlabelled.next_stage import Share, predict_for_next_stage
 from nnunet_ext.unlabelled.ready import preprocessing_command, ready_cases
 from nnunet_ext.unlabelled.store import RAW_FOLDER, store_folder
 
@@ -57,6 +58,7 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     dataloader_train: Any
     _resumed_unlabelled_states: tuple[Any, ...] | None = None
+    _unlabelled: nnUNetBaseDataset | None = None
 
     # ---- the batch and the images ----
 
@@ -97,8 +99,11 @@ class nnUNetTrainerSDNet(DualTrainer):
                 f"{name} needs a temperature above 0 and weights of at least 0, got temperature {self.temperature}, "
                 f"unlabelled_weight {self.unlabelled_weight} and difference_weight {self.difference_weight}."
             )
-        if not 0 <= self.unlabelled_start < 1:
-            raise UserError(f"unlabelled_start of {name} must be at least 0 and below 1, got {self.unlabelled_start}.")
+        if self.unlabelled_start < 0 or self._first_unlabelled_epoch >= self.num_epochs:
+            raise UserError(
+                f"unlabelled_start of {name} must be at least 0 and leave an epoch with unlabelled samples, got "
+                f"{self.unlabelled_start} with {self.num_epochs} epochs."
+            )
         if self.difference_mean not in ("all", "region"):
             raise UserError(f"difference_mean of {name} must be all or region, got {self.difference_mean!r}.")
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
@@ -136,7 +141,10 @@ class nnUNetTrainerSDNet(DualTrainer):
     def on_train_start(self) -> None:
         """Start the loaders, that of the unlabelled images too."""
         if self.unlabelled_weight:
-            self.unlabelled_dataset()  # what is missing is said before anything is built
+            self._unlabelled = self.unlabelled_dataset()  # what is missing is said before anything is built
+            self._warn_of_later_images(self._unlabelled)
+            if self.current_epoch < self._first_unlabelled_epoch:
+                self.print_to_log_file(f"Unlabelled samples join in epoch {self._first_unlabelled_epoch}.")
         super().on_train_start()
         resumed = self._resumed_unlabelled_states
         # Not there if unlabelled_weight was set to 0 since the checkpoint was written.
@@ -178,22 +186,24 @@ class nnUNetTrainerSDNet(DualTrainer):
         """The other half of them loads unlabelled patches."""
         return max(1, allowed - allowed // 2) if allowed and self.has_unlabelled else allowed
 
-    def _start_unlabelled_loader(self) -> OwnRandomNumbers:
-        dataset = self.unlabelled_dataset()
-        self.print_to_log_file(
-            f"{len(dataset.identifiers)} unlabelled images; a batch has {self.labelled_batch_size} labelled and "
-            f"{self.unlabelled_batch_size} unlabelled sample(s)."
-        )
+    def _warn_of_later_images(self, dataset: nnUNetBaseDataset) -> None:
         images = self._raw_images()
         new = sorted(images - set(dataset.identifiers))
         if new:
             command = preprocessing_command(self.plans_manager, self.configuration_name)
             self.print_to_log_file(
-                f"WARNING: {len(new)} image(s) of {RAW_FOLDER}, {new[0]} for one, are not preprocessed and not trained "
-                f"on: to have them, stop and run {command}."
+                f"WARNING: {len(new)} image(s) of {RAW_FOLDER}, {new[0]} for one, are not preprocessed and not used: "
+                f"to have them, run {command}, and this again."
             )
         if not images:
             self.print_to_log_file(f"There are no images in {RAW_FOLDER} to compare the preprocessed ones with.")
+
+    def _start_unlabelled_loader(self) -> OwnRandomNumbers:
+        dataset = self._unlabelled or self.unlabelled_dataset()
+        self.print_to_log_file(
+            f"{len(dataset.identifiers)} unlabelled images; a batch has {self.labelled_batch_size} labelled and "
+            f"{self.unlabelled_batch_size} unlabelled sample(s)."
+        )
         loader = self.augmented_loader(UnlabelledDataLoader, dataset, self.unlabelled_batch_size, with_target=False)
         workers = get_allowed_n_proc_DA()
         started = self.start_loader(loader, max(1, workers // 2) if workers else 0, max(6, workers // 2))
@@ -223,18 +233,20 @@ class nnUNetTrainerSDNet(DualTrainer):
         try:
             dataset = self.unlabelled_dataset()
         except UserError as error:  # this stage is trained and validated: only what follows it needs them
-            self.print_to_log_file(f"WARNING: no unlabelled images are predicted for the next stage. {error}")
+            self.print_to_log_file(
+                f"WARNING: no unlabelled images are predicted for the next stage. {error} Then run this training again "
+                "with --val."
+            )
             return
+        self._warn_of_later_images(dataset)
         for stage in stages:
             self._predict_unlabelled(dataset, stage)
-        if self.is_ddp:
-            dist.barrier()
 
     def _predict_unlabelled(self, dataset: nnUNetBaseDataset, stage: str) -> None:
-        cases = dataset.identifiers
-        mine = cases[self.local_rank :: dist.get_world_size()] if self.is_ddp else cases
-        self.print_to_log_file(f"predicting {len(cases)} unlabelled images for {stage}")
-        predictor = nnUNetPredictor(device=self.device, allow_tqdm=False)
+        self.print_to_log_file(f"predicting {len(dataset.identifiers)} unlabelled images for {stage}")
+        predictor = nnUNetPredictor(
+            perform_everything_on_device=self.device.type == "cuda", device=self.device, allow_tqdm=False
+        )
         self.set_deep_supervision_enabled(False)
         with self.both_as_network():
             predictor.manual_initialization(
@@ -249,14 +261,15 @@ class nnUNetTrainerSDNet(DualTrainer):
             advice = predict_for_next_stage(
                 predictor.predict_sliding_window_return_logits,
                 dataset,
-                mine,
                 self.plans_manager,
                 (self.configuration_name, stage),
                 self.dataset_json,
                 Path(self.preprocessed_dataset_folder_base),
                 Path(self.output_folder_base) / "predicted_next_stage" / stage,
+                Share(self.local_rank, dist.get_world_size(), dist.barrier) if self.is_ddp else Share(),
             )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        compute_gaussian.cache_clear()
         if advice:
             self.print_to_log_file(f"WARNING: {advice}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
@@ -73,12 +73,28 @@ def ready_cases(
             f"({len(gone)} such case(s)): run {command}, or put it back."
         )
     if previous_stage is not None:
-        lacking = [case for case in finished if not list(Path(previous_stage).glob(f"{case}.*"))]
-        if lacking:
-            first = plans.get_configuration(configuration).previous_stage_name
-            raise UserError(
-                f"{previous_stage} has no prediction of the unlabelled {lacking[0]} ({len(lacking)} of "
-                f"{len(finished)} images lack one): train {first} with the same trainer, or, where that is done, run "
-                "that training again with --val, which makes them."
-            )
+        _check_previous_stage(folder, finished, plans, configuration, previous_stage)
     return finished
+
+
+def _check_previous_stage(
+    folder: Path, cases: Sequence[str], plans: PlansManager, configuration: str, previous_stage: str
+) -> None:
+    """Whether a cascade's first stage has predicted the cases as they are preprocessed now."""
+    dataset = infer_dataset_class(str(folder))(str(folder), list(cases), previous_stage)
+    lacking = []
+    for case in cases:
+        try:
+            image, _, predicted, _ = dataset.load_case(case)  # headers alone, in nnU-Net's usual format
+        except (OSError, RuntimeError, ValueError):  # missing, or half of it
+            lacking.append(case)
+        else:
+            if predicted.shape != image.shape[1:]:
+                lacking.append(case)
+    if lacking:
+        first = plans.get_configuration(configuration).previous_stage_name
+        raise UserError(
+            f"{previous_stage} has no prediction of the unlabelled {lacking[0]} that fits ({len(lacking)} of "
+            f"{len(cases)} images lack one): run {preprocessing_command(plans, first)}, then train {first} with the "
+            "same trainer, or, where that is done, run that training again with --val, which makes them."
+        )

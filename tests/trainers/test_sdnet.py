@@ -21,6 +21,8 @@ from nnunet_ext.trainers import sdnet
 from nnunet_ext.trainers.checkpoint import EXTENSION_KEY
 from nnunet_ext.trainers.dual import NAMES, SECOND, _Distributed
 from nnunet_ext.trainers.lookup import find_trainer
+from nnunet_ext.unlabelled import next_stage
+from nnunet_ext.unlabelled.preprocess import preprocess_images
 from nnunet_ext.unlabelled.store import StoreRecord, case_files, store_folder
 from tests.trainers.building import SETTINGS, build, cascade, random_batch, residual, run_epochs
 
@@ -42,6 +44,13 @@ def seed(value=0):
 def ready(dataset, name=SDNET, **options):
     """Two networks whose predictions differ, and an unlabelled sample."""
     trainer = build(dataset, name, **options)
+    generator = initialize_apart(trainer)
+    shape = (1, trainer.num_input_channels, *trainer.configuration_manager.patch_size)
+    return trainer, torch.randn(shape, generator=generator)
+
+
+def initialize_apart(trainer):
+    """Let the predictions of the two networks differ; returns the random numbers that go on."""
     trainer.initialize()
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     generator = torch.Generator().manual_seed(7)
@@ -49,8 +58,7 @@ def ready(dataset, name=SDNET, **options):
         for network in trainer.networks():
             for parameter in network.parameters():
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    shape = (1, trainer.num_input_channels, *trainer.configuration_manager.patch_size)
-    return trainer, torch.randn(shape, generator=generator)
+    return generator
 
 
 def halves(batch, unlabelled):
@@ -537,7 +545,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
         "no residual counterpart of some.package.Transformer": {"change_plans": other_network},
         "inference of .* must be one of mean, first, second, best, got 'both'": {"inference": "both"},
         "needs a temperature above 0": {"temperature": 0},
-        "unlabelled_start of .* must be at least 0 and below 1, got 1": {"unlabelled_start": 1},
+        r"unlabelled_start of .* must be at least 0 and leave .* got 0.9 with 4 epochs": {"unlabelled_start": 0.9},
         "difference_mean of .* must be all or region, got 'voxels'": {"difference_mean": "voxels"},
     }
     for message, options in cases.items():
@@ -566,69 +574,150 @@ def test_no_unlabelled_images_at_all(dataset):
     build(dataset, LABELLED).initialize()
 
 
-def test_unlabelled_images_of_another_plan_or_unseen_by_the_previous_stage(unlabelled_dataset):
+def test_unlabelled_images_of_another_plan(unlabelled_dataset):
     def other_spacing(plans):
         plans["configurations"]["3d_fullres"]["spacing"] = [3, 3, 3]
 
-    trainer = build(unlabelled_dataset, SDNET, configuration="3d_cascade_fullres", change_plans=cascade)
-    with pytest.raises(UserError, match=r"no prediction of the unlabelled one \(3 of 3 images lack one"):
-        trainer.on_train_start()
-    previous = Path(trainer.folder_with_segs_from_previous_stage)
-    previous.mkdir(parents=True)
-    for case in ("one", "two", "three"):
-        (previous / f"{case}.b2nd").touch()
-    assert trainer.unlabelled_dataset().identifiers == ["one", "three", "two"]
     trainer = build(unlabelled_dataset, SDNET, change_plans=other_spacing)
     with pytest.raises(UserError, match="was made with other plans than those of this run: run nnunet-ext"):
         trainer.on_train_start()
 
 
-def test_the_first_stage_of_a_cascade_predicts_unlabelled_images(unlabelled_dataset, monkeypatch, capsys):
-    """Here with the spacing of the second, so that nothing is resampled."""
-    monkeypatch.setattr("nnunet_ext.unlabelled.next_stage.default_num_processes", 1)
-    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)  # of the labelled cases
-    trainer, _ = ready(unlabelled_dataset, configuration="3d_lowres", change_plans=cascade)
-    trainer.perform_actual_validation()
-    second = build(unlabelled_dataset, SDNET, configuration="3d_cascade_fullres", change_plans=cascade)
-    assert Path(second.folder_with_segs_from_previous_stage).parts[-3] == Path(trainer.output_folder_base).name
+def coarse_cascade(plans):
+    """A first stage of half the resolution."""
+    cascade(plans)
+    spacing = [2 * s for s in plans["configurations"]["3d_fullres"]["spacing"]]
+    plans["configurations"]["3d_lowres"] |= {"data_identifier": "coarse", "spacing": spacing}
 
-    trainer.set_deep_supervision_enabled(False)
-    images = trainer.unlabelled_dataset()
+
+@pytest.fixture
+def cascaded(unlabelled_dataset, tmp_path, monkeypatch):
+    """Both stages; the unlabelled images are preprocessed for them, and the stock validation does nothing."""
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+    second = build(unlabelled_dataset, SDNET, configuration="3d_cascade_fullres", change_plans=coarse_cascade)
+    first = build(unlabelled_dataset, SDNET, configuration="3d_lowres", change_plans=coarse_cascade)
+    own = tmp_path / "own"
+    identifier = second.configuration_manager.data_identifier
+    for folder in (identifier, f"{identifier}_unlabelled"):
+        shutil.copytree(unlabelled_dataset.preprocessed / folder, own / folder)
+    shutil.copy(unlabelled_dataset.preprocessed / f"{identifier}_unlabelled.json", own)
+    shutil.copytree(own / identifier, own / "coarse")  # the labelled cases, which nothing here reads
+    images = {case: [unlabelled_dataset.raw / "imagesUn" / f"{case}_0000.nii.gz"] for case in ("one", "two", "three")}
+    manager = (first.plans_manager, first.configuration_manager, first.dataset_json)
+    preprocess_images(images, *manager, own, 1, lambda done, total: None)
+    for trainer in (first, second):
+        trainer.preprocessed_dataset_folder_base = str(own)
+        trainer.preprocessed_dataset_folder = str(own / trainer.configuration_manager.data_identifier)
+    initialize_apart(first)
+    return first, second
+
+
+def test_the_first_stage_of_a_cascade_predicts_unlabelled_images(cascaded, capsys):
+    first, second = cascaded
+    with pytest.raises(UserError, match=r"no prediction of the unlabelled one .*\(3 of 3 .* train 3d_lowres with"):
+        second.on_train_start()
+    first.inference_allowed_mirroring_axes = (0, 1, 2)
+    first.perform_actual_validation()
+    assert "WARNING" not in capsys.readouterr().out
+
+    assert first.networks()[0].decoder.deep_supervision  # as before
+    first.set_deep_supervision_enabled(False)
+    configuration = first.configuration_manager
+    spacing = configuration.spacing
     for case in second.unlabelled_dataset().identifiers:
-        image, _, previous, _ = second.unlabelled_dataset().load_case(case)
-        assert np.array_equal(image[:], images.load_case(case)[0][:])
-        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+        fine, _, previous, _ = second.unlabelled_dataset().load_case(case)
+        coarse = first.unlabelled_dataset().load_case(case)[0]
+        assert coarse.shape[1] < fine.shape[1]
+        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False)
         logits = []
-        for network in trainer.networks():
-            mirrored = trainer.inference_allowed_mirroring_axes
-            arguments = (network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json)
-            predictor.manual_initialization(*arguments, type(trainer).__name__, mirrored)
-            logits.append(predictor.predict_sliding_window_return_logits(torch.from_numpy(image[:])))
-        expected = (logits[0] + logits[1]).argmax(0).numpy()
+        for network in first.networks():
+            settings = (first.plans_manager, configuration, None, first.dataset_json, "", (0, 1, 2))
+            predictor.manual_initialization(network, *settings)
+            logits.append(predictor.predict_sliding_window_return_logits(torch.from_numpy(coarse[:])).float())
+        mean = (logits[0] + logits[1]) / 2
+        expected = np.asarray(configuration.resampling_fn_probabilities(mean, fine.shape[1:], spacing, spacing)).argmax(
+            0
+        )
         assert len(np.unique(expected)) > 1
         assert (previous[:] == expected).mean() > 0.999  # logits of a sliding window are sums in float16
+
     second.initialize()
     second._augmentation = second.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     batch = next(second._start_unlabelled_loader())
     assert batch["data"].shape[1] == 1 + len(second.label_manager.foreground_labels)
-    assert "WARNING" not in capsys.readouterr().out
+
+    folder = Path(second.folder_with_segs_from_previous_stage)
+    for damage in (lambda file: file.write_bytes(file.read_bytes()[:20]), Path.unlink):
+        damage(folder / "two.b2nd")
+        with pytest.raises(UserError, match=r"no prediction of the unlabelled two that fits \(1 of 3 "):
+            second.unlabelled_dataset()
+    shutil.copy(second.preprocessed_dataset_folder + "_unlabelled/two.b2nd", folder)
+    with pytest.raises(UserError, match=r"no prediction of the unlabelled two that fits \(1 of 3 "):
+        second.unlabelled_dataset()
 
 
-def test_what_keeps_the_first_stage_from_predicting_unlabelled_images(unlabelled_dataset, monkeypatch, capsys):
-    def apart(plans):
-        cascade(plans)
-        plans["configurations"]["3d_cascade_fullres"]["data_identifier"] = "elsewhere"
+def test_each_device_predicts_its_share_of_the_unlabelled_images(cascaded, monkeypatch):
+    first, _ = cascaded
+    monkeypatch.setattr(next_stage, "_CASES_BETWEEN_WAITS", 1)
+    asked, waits = [], []
 
-    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
-    trainer, _ = ready(unlabelled_dataset, configuration="3d_lowres", change_plans=apart)
-    trainer.perform_actual_validation()
-    assert "3 of 3 unlabelled images are not preprocessed for 3d_cascade_fullres" in capsys.readouterr().out
-    trainer.preprocessed_dataset_folder_base = "nowhere"
-    trainer.perform_actual_validation()
+    def predict(image):
+        asked.append(image.shape)
+        return torch.zeros(first.label_manager.num_segmentation_heads, *image.shape[1:])
+
+    for rank, expected in enumerate((["one", "two"], ["one", "three", "two"])):  # then what both have made
+        output = Path(first.output_folder_base) / "shared"
+        next_stage.predict_for_next_stage(
+            predict,
+            first.unlabelled_dataset(),
+            first.plans_manager,
+            ("3d_lowres", "3d_cascade_fullres"),
+            first.dataset_json,
+            Path(first.preprocessed_dataset_folder_base),
+            output,
+            next_stage.Share(rank, 2, lambda rank=rank: waits.append(rank)),
+        )
+        assert sorted(file.name for file in output.iterdir()) == [f"{case}.b2nd" for case in expected]
+    assert len(asked) == 3
+    assert waits.count(0) == waits.count(1) > 0
+
+
+def test_what_keeps_the_first_stage_from_predicting_unlabelled_images(cascaded, unlabelled_dataset, capsys):
+    first, second = cascaded
+    output = Path(first.output_folder_base) / "predicted_next_stage"
+    for file in case_files(Path(second.preprocessed_dataset_folder + "_unlabelled"), "two"):
+        file.unlink()
+    first.perform_actual_validation()
+    assert "1 of 3 unlabelled images are not preprocessed for 3d_cascade_fullres" in capsys.readouterr().out
+    assert sorted(file.stem for file in output.rglob("*.b2nd")) == ["one", "three"]
+    first.preprocessed_dataset_folder_base = "nowhere"
+    first.perform_actual_validation()
     assert "no unlabelled images are predicted for the next stage. There are no" in capsys.readouterr().out
-    trainer, _ = ready(unlabelled_dataset, LABELLED, configuration="3d_lowres", change_plans=cascade)
-    trainer.perform_actual_validation()
-    assert not (Path(trainer.output_folder_base) / "predicted_next_stage").exists()
+    shutil.rmtree(output)
+    labelled, _ = ready(unlabelled_dataset, LABELLED, configuration="3d_lowres", change_plans=cascade)
+    labelled.perform_actual_validation()
+    assert not list(Path(labelled.output_folder_base).glob("predicted_next_stage"))
+
+
+def test_unlabelled_samples_join_while_workers_load_labelled_ones(unlabelled_dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "2")
+    trainer = build(unlabelled_dataset, SDNET, configuration="2d", unlabelled_start=0.5)
+    trainer.on_train_start()
+    alone = trainer.dataloader_train
+    trainer.current_epoch = 1
+    trainer.on_train_epoch_start()
+    assert trainer.dataloader_train is alone
+    batch = next(alone)
+    assert len(batch["data"]) == trainer.batch_size
+    workers = list(alone._processes)
+    assert len(workers) == 2
+    trainer.current_epoch = 2
+    trainer.on_train_epoch_start()
+    assert not any(worker.is_alive() for worker in workers)
+    batch = next(trainer.dataloader_train)
+    assert (len(batch["data"]), len(batch["unlabelled"])) == (trainer.batch_size // 2,) * 2
+    trainer.dataloader_train.finish()
+    trainer.dataloader_val._finish()
 
 
 def raw_images(folder, monkeypatch, cases):
@@ -644,11 +733,10 @@ def raw_images(folder, monkeypatch, cases):
 def test_images_that_came_later_are_named_in_the_log(unlabelled_dataset, tmp_path, monkeypatch, capsys):
     trainer = build(unlabelled_dataset, SDNET)
     raw_images(tmp_path, monkeypatch, ("one", "two", "three", "four"))
-    trainer.initialize()
-    trainer.get_dataloaders()
+    trainer.on_train_start()
     log = capsys.readouterr().out
-    assert "1 image(s) of imagesUn, four for one, are not preprocessed and not trained on" in log
-    assert "stop and run nnunet-ext preprocess-unlabelled -d 90 -c 3d_fullres -p tinyPlans." in log
+    assert "1 image(s) of imagesUn, four for one, are not preprocessed and not used" in log
+    assert "to have them, run nnunet-ext preprocess-unlabelled -d 90 -c 3d_fullres -p tinyPlans, and this" in log
 
 
 @pytest.mark.parametrize(
