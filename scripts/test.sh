@@ -7,4 +7,6 @@ cd "$project"
 "$environment/bin/ruff" check .
 "$environment/bin/ruff" format --check .
 "$environment/bin/mypy"
-exec "$environment/bin/python" -m pytest "$@"
+# Two processes of one thread each: the networks of the tests are too small to share among threads.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$environment/bin/python" -m pytest -n 2 --dist=loadfile "$@"

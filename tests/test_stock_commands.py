@@ -34,11 +34,11 @@ def test_train_continue_export_install_predict(dataset, tmp_path):
 
 
 def test_two_networks_train_on_unlabelled_images_and_predict(unlabelled_dataset, tmp_path):
-    dataset, trainer = unlabelled_dataset, "nnUNetTrainerSDNet_1epochs_2iters"
+    dataset, trainer = unlabelled_dataset, "nnUNetTrainerSDNet_2epochs_1iters"
     log = dataset.run(
         "nnUNetv2_train", dataset.id, "3d_fullres", "0", "-tr", trainer, "-p", PLANS, "-device", "cpu"
     ).stdout
-    assert "3 unlabelled images; a batch has 1 labelled and 1 unlabelled" in log
+    assert log.index("Epoch 1") < log.index("3 unlabelled images; a batch has 1 labelled and 1 unlabelled")
     assert "Mean Validation Dice" in log
     selection = ["-c", "3d_fullres", "-f", 0, "-tr", trainer, "-p", PLANS]
     dataset.run("nnUNetv2_find_best_configuration", dataset.id, *selection, "--disable_ensembling")

@@ -5,10 +5,10 @@ import torch
 from nnunet_ext.trainers.sdnet import nnUNetTrainerSDNet, nnUNetTrainerSDNetLabelled
 
 
-class nnUNetTrainerSDNetHalf(nnUNetTrainerSDNet):
-    """Half of a batch is unlabelled and teaches nothing that counts: what smaller labelled batches cost."""
+class nnUNetTrainerSDNetFromStart(nnUNetTrainerSDNet):
+    """Unlabelled samples from the first epoch on, as in the paper."""
 
-    unlabelled_weight = 1e-12
+    unlabelled_start = 0.0
 
 
 class nnUNetTrainerSDNetLabelledRegionMean(nnUNetTrainerSDNetLabelled):
@@ -17,21 +17,15 @@ class nnUNetTrainerSDNetLabelledRegionMean(nnUNetTrainerSDNetLabelled):
     difference_mean = "region"
 
 
-class nnUNetTrainerSDNetStronger(nnUNetTrainerSDNet):
-    """Fifty times the unlabelled term, rising over the first 40 % of the run."""
+class nnUNetTrainerSDNetStronger(nnUNetTrainerSDNetFromStart):
+    """The same with fifty times the unlabelled term, rising over the first 40 % of the run."""
 
     unlabelled_weight = 50.0
     unlabelled_ramp = 0.4
 
 
-class nnUNetTrainerSDNetLate(nnUNetTrainerSDNet):
-    """Whole batches of labelled samples in the first half of the run."""
-
-    unlabelled_start = 0.5
-
-
-class nnUNetTrainerSDNetLateDiceCE(nnUNetTrainerSDNetLate):
-    """The same, and Dice + CE of nnU-Net in place of the squared error; for classes, not regions."""
+class nnUNetTrainerSDNetDiceCE(nnUNetTrainerSDNet):
+    """Dice + CE of nnU-Net for pseudo-labels in place of the squared error; for classes, not regions."""
 
     def lesson(self, student: torch.Tensor, pseudo_label: torch.Tensor) -> torch.Tensor:
         """Loss of the logits of a network that is taught."""

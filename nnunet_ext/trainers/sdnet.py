@@ -35,10 +35,10 @@ from nnunet_ext.unlabelled.store import RAW_FOLDER, store_folder
 class nnUNetTrainerSDNet(DualTrainer):
     """Eq. 7 and 8: the network of the plans and its residual counterpart learn from labels and from each other.
 
-    Half of every batch is labelled: Dice + CE for both networks with deep supervision as in stock nnU-Net, and a
-    squared error where their hard predictions differ. The other half is not: the network with the lower Dice loss on
-    the labelled half gives the other one its sharpened prediction as target. Both terms of the paper act on the finest
-    output alone, where the predictions are made that they compare.
+    Labelled samples: Dice + CE for both networks with deep supervision as in stock nnU-Net, and a squared error where
+    their hard predictions differ. In the second part of the run half of every batch is unlabelled: there the network
+    with the lower Dice loss on the labelled half gives the other one its sharpened prediction as target. Both terms of
+    the paper act on the finest output alone, where the predictions are made that they compare.
     """
 
     # Weight of the squared error in the difference region (Eq. 7 gives none).
@@ -49,9 +49,10 @@ class nnUNetTrainerSDNet(DualTrainer):
     difference_mean: Literal["all", "region"] = "all"
     # Weight of the unlabelled term (Eq. 8; the paper gives none). 0: no unlabelled images, whole batches are labelled.
     unlabelled_weight: float = 1.0
-    # Fraction of the run on whole batches of labelled samples, before unlabelled ones join; 0: none, as in the paper.
-    unlabelled_start: float = 0.0
-    # Fraction of the run over which the weight rises from 0 then; 0: constant, as in the paper.
+    # Fraction of the run on whole batches of labelled samples, before unlabelled ones join. 0: they are there from the
+    # beginning, as in the paper, at the cost of half of the labelled samples while pseudo-labels are worth little.
+    unlabelled_start: float = 0.5
+    # Fraction of the run over which their weight rises from 0 then; 0: constant, as in the paper.
     unlabelled_ramp: float = 0.0
     # T of Algorithm 1.
     temperature: float = 0.1
@@ -69,7 +70,7 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     @property
     def _first_unlabelled_epoch(self) -> int:
-        return first_epoch(self.num_epochs, self.unlabelled_start)
+        return min(first_epoch(self.num_epochs, self.unlabelled_start), self.num_epochs - 1)
 
     @property
     def _unlabelled_join_now(self) -> bool:
@@ -99,11 +100,8 @@ class nnUNetTrainerSDNet(DualTrainer):
                 f"{name} needs a temperature above 0 and weights of at least 0, got temperature {self.temperature}, "
                 f"unlabelled_weight {self.unlabelled_weight} and difference_weight {self.difference_weight}."
             )
-        if self.unlabelled_start < 0 or self._first_unlabelled_epoch >= self.num_epochs:
-            raise UserError(
-                f"unlabelled_start of {name} must be at least 0 and leave an epoch with unlabelled samples, got "
-                f"{self.unlabelled_start} with {self.num_epochs} epochs."
-            )
+        if not 0 <= self.unlabelled_start < 1:
+            raise UserError(f"unlabelled_start of {name} must be at least 0 and below 1, got {self.unlabelled_start}.")
         if self.difference_mean not in ("all", "region"):
             raise UserError(f"difference_mean of {name} must be all or region, got {self.difference_mean!r}.")
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)

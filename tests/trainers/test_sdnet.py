@@ -31,9 +31,10 @@ LABELLED = "nnUNetTrainerSDNetLabelled_4epochs_3iters"
 
 
 @pytest.fixture(autouse=True)
-def single_process(monkeypatch):
-    """Batches are drawn in this process, so that seeds decide them."""
+def usual_run(monkeypatch):
+    """Batches are drawn in this process, so that seeds decide them; unlabelled samples are there from the beginning."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(sdnet.nnUNetTrainerSDNet, "unlabelled_start", 0.0)
 
 
 def seed(value=0):
@@ -461,6 +462,18 @@ def test_the_unlabelled_term_can_rise(unlabelled_dataset):
     assert build(unlabelled_dataset, SDNET).unlabelled_factor == 1
 
 
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.3, 2), (0.5, 2), (0.99, 3)])
+def test_unlabelled_samples_join_for_the_last_epoch_at_the_latest(unlabelled_dataset, start, first):
+    trainer = build(unlabelled_dataset, SDNET, unlabelled_start=start, unlabelled_ramp=0.5)
+    has, factors = [], []
+    for epoch in range(4):
+        trainer.current_epoch = epoch
+        has.append(trainer.has_unlabelled)
+        factors.append(trainer.unlabelled_factor)
+    assert has == [epoch >= first for epoch in range(4)]
+    assert factors[first:] == [0, 0.5, 1, 1][: 4 - first]
+
+
 def test_all_devices_choose_the_same_teacher(unlabelled_dataset, monkeypatch):
     trainer, _ = ready(unlabelled_dataset)
     classes = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]).long()  # no foreground here, some elsewhere
@@ -545,7 +558,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
         "no residual counterpart of some.package.Transformer": {"change_plans": other_network},
         "inference of .* must be one of mean, first, second, best, got 'both'": {"inference": "both"},
         "needs a temperature above 0": {"temperature": 0},
-        r"unlabelled_start of .* must be at least 0 and leave .* got 0.9 with 4 epochs": {"unlabelled_start": 0.9},
+        "unlabelled_start of .* must be at least 0 and below 1, got 1": {"unlabelled_start": 1},
         "difference_mean of .* must be all or region, got 'voxels'": {"difference_mean": "voxels"},
     }
     for message, options in cases.items():

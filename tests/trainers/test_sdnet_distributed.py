@@ -27,7 +27,8 @@ def _batch(trainer, rank):
 def _train(rank: int, folder: str, dataset: Dataset) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", **dataset.environment()}
-    trainer = build(dataset, NAME)  # before there is a process group, with which nnU-Net takes a GPU for granted
+    # Before there is a process group, with which nnU-Net takes a GPU for granted.
+    trainer = build(dataset, NAME, unlabelled_start=0.0)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.manual_seed(rank)  # other weights at the start: rank 0's must win
     trainer.initialize()
