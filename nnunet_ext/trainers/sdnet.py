@@ -141,7 +141,7 @@ class nnUNetTrainerSDNet(DualTrainer):
         if self.unlabelled_weight:
             self._unlabelled = self.unlabelled_dataset()  # what is missing is said before anything is built
             self._warn_of_later_images(self._unlabelled)
-            if self.current_epoch < self._first_unlabelled_epoch:
+            if not self.has_unlabelled:
                 self.print_to_log_file(f"Unlabelled samples join in epoch {self._first_unlabelled_epoch}.")
         super().on_train_start()
         resumed = self._resumed_unlabelled_states
@@ -264,6 +264,7 @@ class nnUNetTrainerSDNet(DualTrainer):
                 self.dataset_json,
                 Path(self.preprocessed_dataset_folder_base),
                 Path(self.output_folder_base) / "predicted_next_stage" / stage,
+                self.print_to_log_file,
                 Share(self.local_rank, dist.get_world_size(), dist.barrier) if self.is_ddp else Share(),
             )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)

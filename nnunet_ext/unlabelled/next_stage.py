@@ -42,6 +42,7 @@ def predict_for_next_stage(
     dataset_json: dict[str, Any],
     preprocessed_dataset: Path,
     output: Path,
+    log: Callable[[str], Any],
     share: Share = Share(),
 ) -> str:
     """Predict unlabelled images and keep the label maps where training of the next stage looks for them.
@@ -54,6 +55,7 @@ def predict_for_next_stage(
         dataset_json: its content.
         preprocessed_dataset: the dataset's folder in ``nnUNet_preprocessed``.
         output: folder for the label maps.
+        log: is told which image is next.
         share: the images of this process; default: all.
 
     Returns:
@@ -71,6 +73,7 @@ def predict_for_next_stage(
         pending: deque[Future[None]] = deque()
         for i, case in enumerate(cases[share.rank :: share.size]):
             if store is not None and case in there:
+                log(f"predicting the unlabelled {case}")
                 data, _, previous, properties = dataset.load_case(case)
                 image = np.array(data[:])
                 if previous is not None:

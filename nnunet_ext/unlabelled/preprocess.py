@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ext.errors import UserError, last_line
@@ -59,40 +61,61 @@ def preprocess_images(
         progress: is told how many cases of how many are done.
 
     Raises:
-        UserError: images cannot be preprocessed; the others are kept.
+        UserError: images cannot be preprocessed, and the others are kept; or another process is at it.
     """
     folder = store_folder(preprocessed_dataset, configuration.data_identifier)
-    record = StoreRecord.read(folder)
-    fingerprint = plans_fingerprint(plans.plans, configuration.configuration)
-    if record.plans != fingerprint:
-        record = StoreRecord(record.path, fingerprint)
-    states = {case: files_fingerprint(files) for case, files in images.items()}
-    record.cases = {
-        case: state for case, state in record.cases.items() if states.get(case) == state and case_files(folder, case)
-    }
-    record.wanted = sorted(images)
-    # Before any file: what the record does not name is not finished, and what is not finished is known to training.
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write()
-    removed = _remove_others(folder, record.cases, images)
-    kept = len(record.cases)
-    to_do = {case: list(files) for case, files in images.items() if case not in record.cases}
-    problems = []
-    job = _Job(plans, configuration, dataset_json, folder)
-    progress(kept, len(images))
-    for (case, _), problem in in_processes(partial(_preprocess_case, job), list(to_do.items()), num_processes):
-        if problem:
-            problems.append(problem)
-            continue
-        record.cases[case] = states[case]
+    with _alone(folder):
+        record = StoreRecord.read(folder)
+        fingerprint = plans_fingerprint(plans.plans, configuration.configuration)
+        if record.plans != fingerprint:
+            record = StoreRecord(record.path, fingerprint)
+        states = {case: files_fingerprint(files) for case, files in images.items()}
+        record.cases = {
+            case: state
+            for case, state in record.cases.items()
+            if states.get(case) == state and case_files(folder, case)
+        }
+        record.wanted = sorted(images)
+        # Before any file: what the record does not name is not finished, and what is not finished is known to training.
         record.write()
-        progress(len(record.cases), len(images))
-    if problems:
-        raise UserError(
-            f"{len(problems)} of {len(images)} unlabelled cases cannot be preprocessed: {'; '.join(sorted(problems))}: "
-            "replace them or take them out; the others are kept."
-        )
-    return Outcome(folder, len(to_do), kept, removed)
+        removed = _remove_others(folder, record.cases, images)
+        kept = len(record.cases)
+        to_do = {case: list(files) for case, files in images.items() if case not in record.cases}
+        problems = []
+        job = _Job(plans, configuration, dataset_json, folder)
+        progress(kept, len(images))
+        for (case, _), problem in in_processes(partial(_preprocess_case, job), list(to_do.items()), num_processes):
+            if problem:
+                problems.append(problem)
+                continue
+            record.cases[case] = states[case]
+            record.write()
+            progress(len(record.cases), len(images))
+        if problems:
+            raise UserError(
+                f"{len(problems)} of {len(images)} unlabelled cases cannot be preprocessed: "
+                f"{'; '.join(sorted(problems))}: replace them or take them out; the others are kept."
+            )
+        return Outcome(folder, len(to_do), kept, removed)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep another process from the folder meanwhile: it would remove what this one is making.
+
+    Raises:
+        UserError: another one is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)  # gone with the process that holds it
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"Another preprocess-unlabelled is at work in {folder}: wait until it has finished.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _remove_others(folder: Path, kept: Mapping[str, Any], images: Mapping[str, Any]) -> int:

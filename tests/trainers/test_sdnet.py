@@ -672,7 +672,7 @@ def test_the_first_stage_of_a_cascade_predicts_unlabelled_images(cascaded, capsy
 def test_each_device_predicts_its_share_of_the_unlabelled_images(cascaded, monkeypatch):
     first, _ = cascaded
     monkeypatch.setattr(next_stage, "_CASES_BETWEEN_WAITS", 1)
-    asked, waits = [], []
+    asked, logged, waits = [], [], []
 
     def predict(image):
         asked.append(image.shape)
@@ -688,10 +688,12 @@ def test_each_device_predicts_its_share_of_the_unlabelled_images(cascaded, monke
             first.dataset_json,
             Path(first.preprocessed_dataset_folder_base),
             output,
+            logged.append,
             next_stage.Share(rank, 2, lambda rank=rank: waits.append(rank)),
         )
         assert sorted(file.name for file in output.iterdir()) == [f"{case}.b2nd" for case in expected]
     assert len(asked) == 3
+    assert logged == [f"predicting the unlabelled {case}" for case in ("one", "two", "three")]
     assert waits.count(0) == waits.count(1) > 0
 
 

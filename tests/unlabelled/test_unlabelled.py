@@ -136,6 +136,20 @@ def test_a_killed_run_goes_on(writable_dataset, images, monkeypatch):
     assert {name: time for name, time in times(folder).items() if name in before} == before
 
 
+def test_two_at_a_time_are_refused(writable_dataset, images, monkeypatch):
+    from nnunet_ext.unlabelled import preprocess
+
+    def second_meanwhile(job, named):
+        with pytest.raises(UserError, match=r"Another preprocess-unlabelled is at work in .*_unlabelled: wait until"):
+            run(writable_dataset)
+        return "seen"
+
+    monkeypatch.setattr(preprocess, "_preprocess_case", second_meanwhile)
+    for _ in range(2):  # the lock is released although the first run ends with an error
+        with pytest.raises(UserError, match="2 of 2 unlabelled cases cannot be preprocessed: seen; seen"):
+            run(writable_dataset)
+
+
 @pytest.mark.parametrize("damage", ["compressed file cut", "cut file compressed"])
 def test_a_damaged_image_is_named_and_the_others_are_kept(writable_dataset, images, damage):
     file = images / "two_0000.nii.gz"
