@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import autocast, nn
 from torch import distributed as dist
 
 from nnunet_ext.console import print_without_traceback
+from nnunet_ext.errors import UserError
 from nnunet_ext.trainers.checkpoint import (
     EXTENSION_KEY,
     random_states,
@@ -122,7 +125,12 @@ class ExtendedTrainer(nnUNetTrainer):
             self.helpers = self.build_helpers()
 
     def on_train_start(self) -> None:
-        """Start the loaders; a resumed run then goes on with the random numbers it would have drawn."""
+        """Start the loaders; a resumed run then goes on with the random numbers it would have drawn.
+
+        Raises:
+            UserError: the previous stage of a cascade has not predicted all cases.
+        """
+        self._check_previous_stage()
         super().on_train_start()
         fresh = [name for name, helper in self.helpers.items() if not helper.was_restored]
         if fresh:
@@ -132,6 +140,25 @@ class ExtendedTrainer(nnUNetTrainer):
         if self._resumed_random_states is not None and self.local_rank == 0:
             restore_random_states(self._resumed_random_states, self.device)
         self._resumed_random_states = None
+
+    def without_prediction(self, cases: Iterable[str]) -> list[str]:
+        """Those of the cases that a cascade's previous stage has not predicted; none where there is no such stage."""
+        if not self.is_cascaded:
+            return []
+        there = {file.stem for file in Path(self.folder_with_segs_from_previous_stage).glob("*")}
+        return sorted(set(cases) - there)
+
+    def _check_previous_stage(self) -> None:
+        """What is missing would end one of stock nnU-Net's workers after the other."""
+        training, validation = self.do_split() if self.is_cascaded else ([], [])
+        cases = [*training, *validation]
+        lacking = self.without_prediction(cases)
+        if lacking:
+            raise UserError(
+                f"{self.folder_with_segs_from_previous_stage} has no prediction of {lacking[0]} ({len(lacking)} of "
+                f"{len(cases)} cases lack one): train all folds of {self.configuration_manager.previous_stage_name} "
+                "with a trainer of the same name."
+            )
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rates of this epoch, those of the helper networks included."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import distributed as dist
@@ -96,15 +95,13 @@ class PartialLabelTrainer(OwnLoadersTrainer):
                 f"Fold {self.fold} of {folder}/splits_final.json has no fully labelled case to "
                 f"{'train' if partial == len(training) else 'validate'} on, and {name} needs both: mend the fold."
             )
-        if self.is_cascaded:
-            previous = Path(self.folder_with_segs_from_previous_stage)
-            lacking = [case for case in training if not list(previous.glob(f"{case}.*"))]
-            if lacking:
-                raise UserError(
-                    f"{previous} has no prediction of {lacking[0]} ({len(lacking)} of {len(training)} training cases "
-                    "lack one): nnU-Net predicts the cases that some fold validates on, which partially labelled ones "
-                    f"are not, so train {name} with 3d_fullres or 3d_lowres."
-                )
+        lacking = self.without_prediction(training)
+        if lacking:
+            raise UserError(
+                f"{self.folder_with_segs_from_previous_stage} has no prediction of {lacking[0]} ({len(lacking)} of "
+                f"{len(training)} training cases lack one): nnU-Net predicts the cases that some fold validates on, "
+                f"which partially labelled ones are not, so train {name} with 3d_fullres or 3d_lowres."
+            )
         if not partial:
             raise UserError(
                 f"Fold {self.fold} of {folder}/splits_final.json has no partially labelled case to train on: mend the "

@@ -142,7 +142,8 @@ class nnUNetTrainerSDNet(DualTrainer):
             self._unlabelled = self.unlabelled_dataset()  # what is missing is said before anything is built
             self._warn_of_later_images(self._unlabelled)
             if not self.has_unlabelled:
-                self.print_to_log_file(f"Unlabelled samples join in epoch {self._first_unlabelled_epoch}.")
+                number = len(self._unlabelled.identifiers)
+                self.print_to_log_file(f"{number} unlabelled images join in epoch {self._first_unlabelled_epoch}.")
         super().on_train_start()
         resumed = self._resumed_unlabelled_states
         # Not there if unlabelled_weight was set to 0 since the checkpoint was written.

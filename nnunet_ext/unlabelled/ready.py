@@ -44,9 +44,10 @@ def ready_cases(
     record = StoreRecord.read(folder)
     finished = [case for case in sorted(record.cases) if case_files(folder, case)]
     if not record.cases and not record.wanted:
+        first = "" if raw_images else f"put some into {RAW_FOLDER} of {name} in nnUNet_raw and "
         raise UserError(
-            f"There are no unlabelled images in {folder}: put some into {RAW_FOLDER} of {name} in nnUNet_raw and run "
-            f"{command}, or use nnUNetTrainerSDNetLabelled."
+            f"There are no preprocessed unlabelled images in {folder}: {first}run {command}, or use "
+            "nnUNetTrainerSDNetLabelled."
         )
     if record.plans != plans_fingerprint(plans.plans, plans.get_configuration(configuration).configuration):
         raise UserError(f"{folder} was made with other plans than those of this run: run {command}.")
@@ -94,7 +95,8 @@ def _check_previous_stage(
     if lacking:
         first = plans.get_configuration(configuration).previous_stage_name
         raise UserError(
-            f"{previous_stage} has no prediction of the unlabelled {lacking[0]} that fits ({len(lacking)} of "
-            f"{len(cases)} images lack one): run {preprocessing_command(plans, first)}, then train {first} with the "
-            "same trainer, or, where that is done, run that training again with --val, which makes them."
+            f"{previous_stage} has no prediction of the unlabelled {lacking[0]}, or none of its shape "
+            f"({len(lacking)} of {len(cases)} images): train {first} with a trainer of the same name, or, where that "
+            "is done, run it again with --val, which makes them; for images that came later "
+            f"{preprocessing_command(plans, first)} before."
         )

@@ -1,6 +1,7 @@
 """One training step against a plain reading of Eq. 4 to 6, in every setting nnU-Net has."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,6 +191,15 @@ def test_the_cascade_configuration(dataset):
     trainer.set_deep_supervision_enabled(True)
     assert trainer.num_input_channels == 3  # the image and two organs of the previous stage
     assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
+
+    previous = Path(trainer.folder_with_segs_from_previous_stage)
+    previous.mkdir(parents=True)
+    training, validation = trainer.do_split()
+    for case in training:
+        (previous / f"{case}.b2nd").touch()
+    message = rf"has no prediction of {validation[0]} \(1 of 5 cases lack one\): train all folds of 3d_lowres"
+    with pytest.raises(UserError, match=message):
+        trainer.on_train_start()
 
 
 def test_mixed_precision_keeps_the_adversarial_terms_in_float32(dataset, monkeypatch):

@@ -580,9 +580,12 @@ def test_an_own_network_is_refused_which_only_inference_would_use(unlabelled_dat
         trainer.initialize()
 
 
-def test_no_unlabelled_images_at_all(dataset):
+def test_no_unlabelled_images_at_all(dataset, tmp_path, monkeypatch):
     message = r"put some into imagesUn of Dataset090_.* run nnunet-ext preprocess-unlabelled -d 90 -c 2d -p tinyPlans"
     with pytest.raises(UserError, match=message):
+        build(dataset, SDNET, configuration="2d").on_train_start()
+    raw_images(tmp_path / "own", monkeypatch, ("one",))
+    with pytest.raises(UserError, match=r"_unlabelled: run nnunet-ext preprocess-unlabelled -d 90 -c 2d -p tinyPlans"):
         build(dataset, SDNET, configuration="2d").on_train_start()
     build(dataset, LABELLED).initialize()
 
@@ -627,7 +630,7 @@ def cascaded(unlabelled_dataset, tmp_path, monkeypatch):
 
 def test_the_first_stage_of_a_cascade_predicts_unlabelled_images(cascaded, capsys):
     first, second = cascaded
-    with pytest.raises(UserError, match=r"no prediction of the unlabelled one .*\(3 of 3 .* train 3d_lowres with"):
+    with pytest.raises(UserError, match=r"no prediction of the unlabelled one.* \(3 of 3 .* train 3d_lowres with"):
         second.on_train_start()
     first.inference_allowed_mirroring_axes = (0, 1, 2)
     first.perform_actual_validation()
@@ -662,10 +665,10 @@ def test_the_first_stage_of_a_cascade_predicts_unlabelled_images(cascaded, capsy
     folder = Path(second.folder_with_segs_from_previous_stage)
     for damage in (lambda file: file.write_bytes(file.read_bytes()[:20]), Path.unlink):
         damage(folder / "two.b2nd")
-        with pytest.raises(UserError, match=r"no prediction of the unlabelled two that fits \(1 of 3 "):
+        with pytest.raises(UserError, match=r"no prediction of the unlabelled two, or none of its shape \(1 of 3 "):
             second.unlabelled_dataset()
     shutil.copy(second.preprocessed_dataset_folder + "_unlabelled/two.b2nd", folder)
-    with pytest.raises(UserError, match=r"no prediction of the unlabelled two that fits \(1 of 3 "):
+    with pytest.raises(UserError, match=r"no prediction of the unlabelled two, or none of its shape \(1 of 3 "):
         second.unlabelled_dataset()
 
 
@@ -714,10 +717,11 @@ def test_what_keeps_the_first_stage_from_predicting_unlabelled_images(cascaded, 
     assert not list(Path(labelled.output_folder_base).glob("predicted_next_stage"))
 
 
-def test_unlabelled_samples_join_while_workers_load_labelled_ones(unlabelled_dataset, monkeypatch):
+def test_unlabelled_samples_join_while_workers_load_labelled_ones(unlabelled_dataset, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
     trainer = build(unlabelled_dataset, SDNET, configuration="2d", unlabelled_start=0.5)
     trainer.on_train_start()
+    assert "3 unlabelled images join in epoch 2" in capsys.readouterr().out
     alone = trainer.dataloader_train
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
