@@ -120,7 +120,7 @@ def report(arguments: argparse.Namespace) -> None:
     truth = next((arguments.work / "preprocessed").glob(f"Dataset{TRUTH_ID}_*"))
     heading = (
         f"Machine: {arguments.machine}. Data: Task04_Hippocampus; each seed ({arguments.seeds}) draws {TRAINING} cases "
-        f"for training, {arguments.labelled:.0%} of them labelled, and {VALIDATION} to validate on. "
+        f"for training, {100 * arguments.labelled:g} % of them labelled, and {VALIDATION} to validate on. "
         f"{budget(arguments)}. Mean over the validation cases, then mean ± standard deviation over the seeds. "
         "Dice as fraction, ASSD and HD95 in mm, conventions `papers`."
     )
