@@ -7,4 +7,4 @@ import torch
 
 def hard_labels(logits: torch.Tensor) -> torch.Tensor:
     """Class of the highest logit, (B, 1, *spatial) from (B, C, *spatial); of equal ones any."""
-    return logits.max(1, keepdim=True).indices  # argmax over the channels takes many times as long on a CPU
+    return logits.max(1, keepdim=True).indices  # not argmax, which is slow over the channels on a CPU
