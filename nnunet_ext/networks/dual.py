@@ -82,8 +82,9 @@ def mean_outputs(first: Any, second: Any, shares: tuple[float, float]) -> Any:
 def residual_counterpart(class_name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """Class and arguments of a residual network as strong as a given one, of the same stages, features and strides.
 
-    - ``PlainConvUNet``: ``ResidualEncoderUNet``, two convolutions of a stage becoming one residual block. It has as
-      many convolutions, and one more in the stem; the decoder is the same.
+    - ``PlainConvUNet``: ``ResidualEncoderUNet``, two convolutions of a stage becoming one residual block. The
+      convolution that its stem adds at full resolution is taken from the last stage of the decoder, where it costs as
+      much; one always remains there.
     - ``ResidualEncoderUNet``: ``ResidualUNet``, which has its encoder and a decoder of residual blocks, one for each
       convolution.
 
@@ -97,11 +98,16 @@ def residual_counterpart(class_name: str, arguments: dict[str, Any]) -> tuple[st
     name = class_name.rpartition(".")[2]
     if name == "PlainConvUNet":
         rest = {key: value for key, value in arguments.items() if key not in {"n_conv_per_stage", "nonlin_first"}}
-        convolutions = arguments["n_conv_per_stage"]
-        if isinstance(convolutions, int):
-            convolutions = [convolutions] * arguments["n_stages"]
-        blocks = [max(1, number // 2) for number in convolutions]
-        return f"{_UNET}.ResidualEncoderUNet", {**rest, "n_blocks_per_stage": blocks}
+        encoder = _per_stage(arguments["n_conv_per_stage"], arguments["n_stages"])
+        decoder = _per_stage(arguments["n_conv_per_stage_decoder"], arguments["n_stages"] - 1)
+        rest["n_blocks_per_stage"] = [max(1, number // 2) for number in encoder]
+        rest["n_conv_per_stage_decoder"] = [*decoder[:-1], max(1, decoder[-1] - 1)]
+        return f"{_UNET}.ResidualEncoderUNet", rest
     if name == "ResidualEncoderUNet":
         return f"{_UNET}.ResidualUNet", dict(arguments)
     return None
+
+
+def _per_stage(number: int | Sequence[int], stages: int) -> list[int]:
+    """A number of convolutions for every stage, which plans may give as one for all."""
+    return [number] * stages if isinstance(number, int) else list(number)

@@ -142,7 +142,7 @@ class DualTrainer(OwnLoadersTrainer):
                 f"change the network of configuration {self.configuration_name} in {plans} instead."
             )
         network = self.configuration_manager.network_arch_class_name
-        if residual_counterpart(network, {"n_stages": 1, "n_conv_per_stage": 1}) is None:
+        if residual_counterpart(network, self.configuration_manager.network_arch_init_kwargs) is None:
             raise UserError(
                 f"{name} knows no residual counterpart of {network}, the network of configuration "
                 f"{self.configuration_name} in {plans}: use plans with PlainConvUNet or ResidualEncoderUNet."

@@ -1,5 +1,7 @@
 """Two networks as one: which of them answers, and the residual counterpart of every network of the plans."""
 
+from collections import Counter
+
 import pytest
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -72,19 +74,33 @@ def arguments(dimension, **own):
 
 @pytest.mark.parametrize("dimension", [2, 3])
 @pytest.mark.parametrize(
-    ("name", "own", "counterpart", "blocks"),
+    ("name", "own", "counterpart", "blocks", "decoder"),
     [
-        ("PlainConvUNet", {"n_conv_per_stage": [2, 2, 5]}, "ResidualEncoderUNet", [1, 1, 2]),
-        ("PlainConvUNet", {"n_conv_per_stage": 1, "nonlin_first": False}, "ResidualEncoderUNet", [1, 1, 1]),
-        ("ResidualEncoderUNet", {"n_blocks_per_stage": [1, 3, 4]}, "ResidualUNet", [1, 3, 4]),
+        ("PlainConvUNet", {"n_conv_per_stage": [2, 2, 5]}, "ResidualEncoderUNet", [1, 1, 2], [2, 1]),
+        (
+            "PlainConvUNet",
+            {"n_conv_per_stage": 1, "nonlin_first": False, "n_conv_per_stage_decoder": 3},
+            "ResidualEncoderUNet",
+            [1, 1, 1],
+            [3, 2],
+        ),
+        (
+            "PlainConvUNet",
+            {"n_conv_per_stage": 4, "n_conv_per_stage_decoder": [1, 1]},
+            "ResidualEncoderUNet",
+            [2, 2, 2],
+            [1, 1],
+        ),
+        ("ResidualEncoderUNet", {"n_blocks_per_stage": [1, 3, 4]}, "ResidualUNet", [1, 3, 4], [2, 2]),
     ],
 )
-def test_the_counterpart_has_the_same_outputs(dimension, name, own, counterpart, blocks):
+def test_the_counterpart_has_the_same_outputs(dimension, name, own, counterpart, blocks, decoder):
     given = arguments(dimension, **own)
     before = dict(given)
     found, changed = residual_counterpart(UNET + name, given)
     assert found == UNET + counterpart
     assert changed["n_blocks_per_stage"] == blocks
+    assert changed["n_conv_per_stage_decoder"] == decoder
     assert given == before
     imports = ["conv_op", "norm_op", "dropout_op", "nonlin"]
     networks = [
@@ -103,3 +119,25 @@ def test_the_counterpart_has_the_same_outputs(dimension, name, own, counterpart,
 
 def test_other_networks_have_no_counterpart():
     assert residual_counterpart("my.package.Transformer", {}) is None
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_the_counterpart_of_a_plain_network_has_as_many_convolutions(dimension):
+    """Counted where nnU-Net's own plans put them: two in every stage; projections of the skips (1 x 1) not counted."""
+    given = arguments(dimension, n_conv_per_stage=2)
+    imports = ["conv_op", "norm_op", "dropout_op", "nonlin"]
+    counts = []
+    for name, kwargs in ((UNET + "PlainConvUNet", given), residual_counterpart(UNET + "PlainConvUNet", given)):
+        sizes = Counter()
+
+        def count(module, inputs, output, sizes=sizes):
+            if set(module.kernel_size) == {3}:
+                sizes[tuple(output.shape[2:])] += 1
+
+        network = get_network_from_plans(name, kwargs, imports, 2, 3, deep_supervision=True)
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                module.register_forward_hook(count)
+        network(torch.randn(1, 2, *[16] * dimension))
+        counts.append(sizes)
+    assert counts[0] == counts[1] == {(16,) * dimension: 4, (8,) * dimension: 4, (4,) * dimension: 2}
