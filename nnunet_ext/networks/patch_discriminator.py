@@ -1,6 +1,7 @@
-"""Patch discriminator of three convolutions, in 2D and 3D, anisotropic voxels included.
+"""Patch discriminators, in 2D and 3D, anisotropic voxels included.
 
-Source: Lian et al. 2025 (doi 10.1038/s41598-025-86087-8), "Auxiliary constraint": kernels 7, 5, 4.
+Sources: Lian et al. 2025 (doi 10.1038/s41598-025-86087-8), "Auxiliary constraint": three convolutions, kernels 7, 5, 4;
+Conze et al. 2021 (doi 10.1016/j.artmed.2021.102109), section 3.1 and Fig. 3: five convolutions, kernel 4, batch norm.
 """
 
 from __future__ import annotations
@@ -43,43 +44,52 @@ def layer_geometry(
 
 
 class PatchDiscriminator(nn.Module):
-    """Three convolutions with leaky ReLU between them; one logit per patch of the input.
+    """Convolutions with leaky ReLU between them; one logit per patch of the input.
+
+    The defaults are those of Lian et al. 2025.
 
     Args:
-        in_channels: number of classes or regions (probability or one-hot maps).
+        in_channels: number of classes or regions (probability or one-hot maps), and of image channels if it sees them.
         spacing: voxel size of the input per axis, mm; its length, 2 or 3, is the dimension.
-        features: channels after the first and the second convolution.
-        kernel_sizes: in-plane kernels, 7, 5, 4 in the paper.
+        features: channels after each convolution but the last.
+        kernel_sizes: in-plane kernels, one per convolution; 7, 5, 4 in the paper.
         strides: in-plane strides; not given in the paper, chosen to keep the cost of a training step low.
+        batch_norm: batch normalisation after every leaky ReLU.
 
     Shapes:
         input (B, in_channels, *spatial), output (B, 1, *reduced spatial).
 
     Raises:
-        ValueError: ``spacing`` has neither 2 nor 3 entries.
+        ValueError: ``spacing`` has neither 2 nor 3 entries, or the numbers of layers do not agree.
     """
 
     def __init__(
         self,
         in_channels: int,
         spacing: Sequence[float],
-        features: tuple[int, int] = (16, 32),
-        kernel_sizes: tuple[int, int, int] = (7, 5, 4),
-        strides: tuple[int, int, int] = (4, 2, 1),
+        features: Sequence[int] = (16, 32),
+        kernel_sizes: Sequence[int] = (7, 5, 4),
+        strides: Sequence[int] = (4, 2, 1),
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if len(spacing) not in {2, 3}:
             raise ValueError(f"spacing must have 2 or 3 entries, got {tuple(spacing)}.")
-        convolution: type[nn.Module] = nn.Conv2d if len(spacing) == 2 else nn.Conv3d
+        plane = len(spacing) == 2
+        convolution: type[nn.Module] = nn.Conv2d if plane else nn.Conv3d
+        normalisation: type[nn.Module] = nn.BatchNorm2d if plane else nn.BatchNorm3d
         kernels, steps = layer_geometry(spacing, kernel_sizes, strides)
-        channels = (in_channels, *features, 1)
+        outputs = (*features, 1)
         layers: list[nn.Module] = []
-        for i, (kernel, step) in enumerate(zip(kernels, steps, strict=True)):
-            layers.append(
-                convolution(channels[i], channels[i + 1], kernel, step, padding=tuple(k // 2 for k in kernel))
-            )
-            layers.append(nn.LeakyReLU(0.2, inplace=True))
-        self.layers = nn.Sequential(*layers[:-1])  # the last convolution gives logits
+        channels = in_channels
+        for out, kernel, step in zip(outputs, kernels, steps, strict=True):
+            if layers:
+                layers.append(nn.LeakyReLU(0.2, inplace=True))
+                if batch_norm:
+                    layers.append(normalisation(channels))
+            layers.append(convolution(channels, out, kernel, step, padding=tuple(k // 2 for k in kernel)))
+            channels = out
+        self.layers = nn.Sequential(*layers)  # the last convolution gives logits
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, 1, *reduced spatial) of ``maps`` (B, in_channels, *spatial)."""

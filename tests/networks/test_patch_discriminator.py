@@ -41,3 +41,22 @@ def test_tiny_patches_still_give_logits(shape):
 def test_dimension_must_be_two_or_three():
     with pytest.raises(ValueError, match="spacing"):
         PatchDiscriminator(2, (1.0,))
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_five_convolutions_with_leaky_relu_and_batch_norm(dimension):
+    torch.manual_seed(dimension)
+    network = PatchDiscriminator(3, [1.0] * dimension, (4, 5, 6, 7), [4] * 5, (2, 2, 2, 1, 1), batch_norm=True).double()
+    maps = torch.rand(2, 3, *[24] * dimension, dtype=torch.float64)
+    convolve = functional.conv3d if dimension == 3 else functional.conv2d
+    convolutions = [layer for layer in network.layers if hasattr(layer, "stride")]
+    assert len(convolutions) == 5
+    expected = maps
+    for i, layer in enumerate(convolutions):
+        expected = convolve(expected, layer.weight, layer.bias, 2 if i < 3 else 1, 2)
+        if i < 4:
+            expected = torch.where(expected > 0, expected, 0.2 * expected)
+            axes = [0, *range(2, expected.ndim)]
+            mean = expected.mean(axes, keepdim=True)
+            expected = (expected - mean) / torch.sqrt(((expected - mean) ** 2).mean(axes, keepdim=True) + 1e-5)
+    assert torch.allclose(network(maps), expected, atol=1e-9)

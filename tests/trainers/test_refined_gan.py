@@ -1,6 +1,5 @@
 """One training step against a plain reading of Eq. 4 to 6, in every setting nnU-Net has."""
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,50 +9,10 @@ from torch.nn import functional
 
 from nnunet_ext.errors import UserError
 from tests.trainers import building
+from tests.trainers.adversarial_step import assert_step_is_the_equation, reference_step
 from tests.trainers.building import assert_loads_into_stock, build, cascade, random_batch, residual
 
 GAN = "nnUNetTrainerRefinedGAN"
-
-
-def reference_step(trainer, batch):
-    """Eq. 4 to 6 written out with literal logarithms: losses, and the gradient of L_G for the network."""
-    network = copy.deepcopy(trainer.network)
-    discriminators = [copy.deepcopy(helper.module) for helper in trainer.helpers.values()]
-    outputs = network(batch["data"])
-    targets = batch["target"]
-    total = trainer.loss(outputs, targets)
-    terms = {"basic": total.item()}
-    manager = trainer.label_manager
-    for i, (weight, discriminator) in enumerate(zip(trainer.adversarial_weights, discriminators, strict=True)):
-        target = targets[i]
-        if manager.has_regions:
-            fake = torch.sigmoid(outputs[i])
-            annotated = ~target[:, -1:] if manager.has_ignore_label else torch.ones_like(target[:, :1])
-            real = target[:, : fake.shape[1]].float()
-        else:
-            fake = torch.softmax(outputs[i], 1)
-            annotated = target != manager.ignore_label if manager.has_ignore_label else torch.ones_like(target)
-            real = torch.stack([(target[:, 0] == c).float() for c in range(fake.shape[1])], 1)
-        fake, real = fake * annotated, real * annotated
-        # Eq. 5, 6
-        loss = (
-            -torch.log(torch.sigmoid(discriminator(real))).mean()
-            - torch.log(1 - torch.sigmoid(discriminator(fake.detach()))).mean()
-        )
-        terms[f"discriminator_{i + 1}"] = loss.item()
-        betas, rate = trainer.discriminator_betas, trainer.discriminator_lr
-        optimizer = torch.optim.Adam(discriminator.parameters(), rate, betas)
-        loss.backward()
-        optimizer.step()
-        discriminator.requires_grad_(False)  # its gradient stays that of Eq. 5
-        judged = torch.sigmoid(discriminator(fake))
-        saturating = trainer.generator_form == "saturating"
-        term = torch.log(1 - judged).mean() if saturating else -torch.log(judged).mean()
-        terms[f"adversarial_{i + 1}"] = term.item()
-        total = total + weight * term
-    total.backward()
-    return terms, total.item(), {n: p.grad for n, p in network.named_parameters() if p.grad is not None}, discriminators
-
 
 SETTINGS = {
     **building.SETTINGS,
@@ -65,28 +24,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_step_is_equations_4_to_6(dataset, setting):
-    trainer = build(dataset, GAN, **SETTINGS[setting])
-    trainer.initialize()
-    trainer.set_deep_supervision_enabled(True)
-    batch = random_batch(trainer)
-    terms, total, gradients, discriminators = reference_step(trainer, batch)
-
-    output = trainer.train_step(copy.deepcopy(batch))
-
-    assert output["loss"] == pytest.approx(total, rel=1e-4)
-    for name, value in terms.items():
-        assert output[name] == pytest.approx(value, rel=1e-3), name
-    norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
-    clip = min(1.0, 12 / float(norm))
-    for name, parameter in trainer.network.named_parameters():
-        if name in gradients:
-            assert torch.allclose(parameter.grad, gradients[name] * clip, rtol=1e-3, atol=1e-6), name
-    for helper, expected in zip(trainer.helpers.values(), discriminators, strict=True):
-        for p, q in zip(helper.module.parameters(), expected.parameters(), strict=True):
-            assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-7)  # of Eq. 5 alone, not of Eq. 4
-            clear = q.grad.abs() > 1e-5  # Adam's first step is the rate, with the sign of the gradient
-            assert clear.any()
-            assert torch.allclose(p[clear], q[clear], atol=0.1 * trainer.discriminator_lr)
+    assert_step_is_the_equation(build(dataset, GAN, **SETTINGS[setting]))
 
 
 def test_ignored_voxels_do_not_reach_the_discriminator(dataset):

@@ -1,0 +1,159 @@
+"""Cascaded networks with auto-context, with and without a conditional discriminator, with and without VGG-19.
+
+Source: Conze et al., "Abdominal multi-organ segmentation with cascaded convolutional and adversarial deep networks",
+Artificial Intelligence in Medicine 2021, doi 10.1016/j.artmed.2021.102109.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.losses.adversarial import GeneratorForm
+from nnunet_ext.networks.cascade import CascadedNetwork
+from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
+from nnunet_ext.networks.vgg19_unet import VGG19UNet, colours_of
+from nnunet_ext.trainers.adversarial import AdversarialTrainer
+from nnunet_ext.trainers.extended import ExtendedTrainer
+from nnunet_ext.trainers.frozen_copy import bare
+from nnunet_ext.trainers.imagenet import find_vgg19, read_vgg19
+
+
+class nnUNetTrainerCascaded(ExtendedTrainer):
+    """The network of the plans twice: the second one sees the image and the output of the first (section 3.3).
+
+    Both are trained end to end, with nnU-Net's loss on the output of the second, deep supervision included.
+    """
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Both networks in one, as in training so in inference."""
+        manager = (plans_manager, configuration_manager)
+        first = nnUNetTrainer.build_network_architecture(*manager, num_input_channels, num_output_channels, False)
+        second = nnUNetTrainer.build_network_architecture(
+            *manager, num_input_channels + num_output_channels, num_output_channels, enable_deep_supervision
+        )
+        _drop_unused_heads(first)
+        return CascadedNetwork(first, second)
+
+
+class nnUNetTrainerCascadedGAN(AdversarialTrainer, nnUNetTrainerCascaded):
+    """The cascade against a discriminator that sees image and segmentation together (Eq. 1 and 2, Fig. 3)."""
+
+    conditional = True
+    # Eq. 1 has 1 for this term and lambda = 150 for the Dice loss, which has 1 here.
+    adversarial_weights: tuple[float, ...] = (1 / 150,)
+    generator_form: GeneratorForm = "non_saturating"  # -log D of Eq. 1
+    # Channels and strides of the five convolutions, which the paper does not print: strides as in pix2pix (Isola et al.
+    # 2017), channels a quarter of those, so that a 3D step costs little more than without.
+    discriminator_features: tuple[int, ...] = (16, 32, 64, 128)
+    discriminator_strides: tuple[int, ...] = (2, 2, 2, 1, 1)
+
+    def make_discriminator(self, in_channels: int, spacing: Sequence[float]) -> nn.Module:
+        """Five convolutions of kernel 4 with leaky ReLU and batch normalisation."""
+        kernels = [4] * len(self.discriminator_strides)
+        return PatchDiscriminator(
+            in_channels, spacing, self.discriminator_features, kernels, self.discriminator_strides, batch_norm=True
+        )
+
+
+class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
+    """The cascade of the paper: two U-Nets with VGG-19, pretrained on ImageNet, as encoder; 2D (section 3.2).
+
+    Without deep supervision, which the paper has not, and with its optimiser.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 1e-5  # section 4.1
+        self.enable_deep_supervision = False
+        self._starts_from_imagenet = True
+
+    def check_supported(self) -> None:
+        """2D patches that four poolings leave something of; the ImageNet weights."""
+        super().check_supported()
+        patch = list(self.configuration_manager.patch_size)
+        name = type(self).__name__
+        if len(patch) != 2:
+            raise UserError(
+                f"{name} is a 2D network, but configuration {self.configuration_name} is 3D: use 2d, or "
+                f"{name.replace('VGG19', '')} for {self.configuration_name}."
+            )
+        if min(patch) < 16:
+            raise UserError(f"{name} needs patches of 16 x 16 pixels or more, but those of the plans are {patch}.")
+        if self.enable_deep_supervision:
+            raise UserError(f"{name} has one output: leave enable_deep_supervision off.")
+        if self._starts_from_imagenet:
+            find_vgg19()
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Both networks in one, with random weights."""
+        return CascadedNetwork(
+            VGG19UNet(colours_of(num_input_channels), num_output_channels),
+            VGG19UNet(colours_of(num_input_channels, num_output_channels), num_output_channels),
+        )
+
+    def initialize(self) -> None:
+        """Build the networks and give both encoders the ImageNet weights."""
+        super().initialize()
+        file = find_vgg19() if self._starts_from_imagenet else None
+        if file is None:
+            return
+        weights = read_vgg19(file)
+        network: Any = bare(self.network)
+        for stage in (network.first, network.second):
+            stage.encoder.load_imagenet(weights)
+        self.print_to_log_file(f"Both encoders start from the ImageNet weights of {file}.")
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load a checkpoint, which needs no ImageNet weights."""
+        self._starts_from_imagenet = False
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Adam, as in section 4.1, with nnU-Net's schedule."""
+        optimizer = torch.optim.Adam(self.network.parameters(), self.initial_lr)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Nothing to switch: there is one output."""
+
+
+class nnUNetTrainerCascadedVGG19GAN(nnUNetTrainerCascadedGAN, nnUNetTrainerCascadedVGG19):
+    """The whole of the paper: cascade, ImageNet and conditional discriminator, there called cGv19pUNet1-1."""
+
+    discriminator_features = (64, 128, 256, 512)
+
+
+def _drop_unused_heads(network: Any) -> None:
+    """Of a network without deep supervision: heads that get no gradient stop ``DistributedDataParallel``."""
+    heads = getattr(getattr(network, "decoder", None), "seg_layers", [])
+    for i in range(len(heads) - 1):
+        heads[i] = nn.Identity()

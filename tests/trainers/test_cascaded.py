@@ -1,0 +1,241 @@
+"""Cascades with auto-context, with and without discriminator and VGG-19, in every setting nnU-Net has."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ext.errors import UserError
+from nnunet_ext.networks.cascade import normalise
+from nnunet_ext.networks.vgg19_unet import VGG19UNet
+from nnunet_ext.trainers import cascaded
+from tests.trainers import building
+from tests.trainers.adversarial_step import assert_step_is_the_equation
+from tests.trainers.building import build, cascade, random_batch, residual, run_epochs
+
+CASCADED, GAN = "nnUNetTrainerCascaded", "nnUNetTrainerCascadedGAN"
+VGG, VGG_GAN = "nnUNetTrainerCascadedVGG19", "nnUNetTrainerCascadedVGG19GAN"
+NARROW = (4, 4, 8, 8, 8)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """VGG-19 with few channels, from random weights."""
+    monkeypatch.setattr(cascaded, "VGG19UNet", functools.partial(VGG19UNet, features=NARROW))
+    monkeypatch.setenv("NNUNET_EXT_VGG19", "random")
+
+
+def weights_of(features, seed):
+    """A file's contents of weights of a VGG-19 with these channels."""
+    generator = torch.Generator().manual_seed(seed)
+    weights, position, channels = {}, 0, 3
+    for number, out in zip((2, 2, 4, 4, 4), features, strict=True):
+        for _ in range(number):
+            weights[f"features.{position}.weight"] = torch.randn(out, channels, 3, 3, generator=generator)
+            weights[f"features.{position}.bias"] = torch.randn(out, generator=generator)
+            position, channels = position + 2, out
+        position += 1
+    return weights
+
+
+SETTINGS = {
+    **building.SETTINGS,
+    "strong": {"adversarial_weights": (0.5,)},
+    "two discriminators": {"adversarial_weights": (0.5, 0.3)},
+    "residual": {"change_plans": residual},
+    "cascade configuration": {"configuration": "3d_cascade_fullres", "change_plans": cascade},
+    "no deep supervision": {"enable_deep_supervision": False},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_step_is_equations_1_and_2(dataset, setting):
+    trainer = build(dataset, GAN, **SETTINGS[setting])
+    assert_step_is_the_equation(trainer)
+    discriminator = trainer.helpers["discriminator_1"].module
+    heads = trainer.label_manager.num_segmentation_heads
+    assert discriminator.layers[0].in_channels == trainer.num_input_channels + heads
+
+
+def test_equation_1_keeps_its_proportion(dataset):
+    trainer = build(dataset, GAN)
+    assert trainer.adversarial_weights == (pytest.approx(1 / 150),)
+    assert trainer.generator_form == "non_saturating"
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("labels", [None, building.SETTINGS["regions with ignore label"]["labels"]])
+def test_a_step_with_vgg19_is_equations_1_and_2(dataset, labels):
+    assert_step_is_the_equation(build(dataset, VGG_GAN, "2d", labels=labels))
+
+
+@pytest.mark.parametrize("setting", ["3d", "2d"])
+def test_the_cascade_is_two_networks_of_the_plans(dataset, setting):
+    options = building.SETTINGS[setting]
+    trainer, stock = build(dataset, CASCADED, **options), build(dataset, "nnUNetTrainer_1epochs", **options)
+    trainer.initialize()
+    stock.initialize()
+    heads = trainer.label_manager.num_segmentation_heads
+    first, second = trainer.network.first, trainer.network.second
+    for network, extra in ((first, 0), (second, heads)):
+        parameters = (network.encoder.named_parameters(), stock.network.encoder.named_parameters())
+        for (name, p), (_, q) in zip(*parameters, strict=True):
+            expected = list(q.shape)
+            if name == "stages.0.0.convs.0.conv.weight":
+                expected[1] += extra
+            assert list(p.shape) == expected, name
+    trainer.set_deep_supervision_enabled(True)
+    data = random_batch(trainer)["data"]
+    outputs = trainer.network(data)
+    assert [o.shape for o in outputs] == [o.shape for o in stock.network(data)]
+    context = normalise(first(data))
+    assert context.shape == (*data.shape[:1], heads, *data.shape[2:])
+    assert torch.allclose(outputs[0], second(torch.cat([data, context], 1))[0], atol=1e-6)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(("name", "configuration"), [(CASCADED, "3d_fullres"), (VGG, "2d")])
+def test_every_weight_gets_a_gradient_as_distributed_training_asks(dataset, name, configuration):
+    trainer = build(dataset, name, configuration)
+    trainer.initialize()
+    if trainer.enable_deep_supervision:
+        trainer.is_ddp = True
+        trainer.loss = trainer._build_loss()  # nnU-Net lets the coarsest output count a little then
+        trainer.is_ddp = False
+    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    batch = random_batch(trainer)
+    trainer.loss(trainer.network(batch["data"]), batch["target"]).backward()
+    assert [n for n, p in trainer.network.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(("name", "configuration"), [(GAN, "3d_fullres"), (VGG_GAN, "2d")])
+def test_train_continue_and_predict(dataset, monkeypatch, name, configuration):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    name = f"{name}_4epochs_3iters"
+    first = build(dataset, name, configuration, save_every=1)
+    run_epochs(first, 2)
+    assert list(first.loss_curves.table()) == [
+        "epoch", "basic", "discriminator_1", "adversarial_1", "probability_real_1", "probability_fake_1",
+    ]  # fmt: skip
+
+    monkeypatch.setenv("NNUNET_EXT_VGG19", "/nowhere")  # not needed to continue or to predict
+    second = build(dataset, name, configuration)
+    second.load_checkpoint(f"{second.output_folder}/checkpoint_latest.pth")
+    for (key, p), q in zip(second.network.state_dict().items(), first.network.state_dict().values(), strict=True):
+        assert torch.equal(p, q), key
+    states = (trainer.helpers["discriminator_1"].module.state_dict().values() for trainer in (first, second))
+    for p, q in zip(*states, strict=True):
+        assert torch.equal(p, q)
+    run_epochs(second, 3)
+
+    second.save_checkpoint(f"{second.output_folder}/checkpoint_final.pth")
+    cpu = torch.device("cpu")
+    predictor = nnUNetPredictor(use_gaussian=False, use_mirroring=False, device=cpu, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(second.output_folder_base, (0,))
+    patch = second.configuration_manager.patch_size
+    data = torch.randn(1, *([1] if configuration == "2d" else []), *patch)
+    got = predictor.predict_logits_from_preprocessed_data(data)
+    second.set_deep_supervision_enabled(False)
+    second.network.eval()
+    with torch.no_grad():
+        expected = second.network(data.reshape(1, 1, *patch))[0]
+    assert torch.allclose(got.float(), expected.reshape(got.shape), atol=1e-2)
+
+
+# ---- VGG-19 ----
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_both_encoders_start_from_the_given_file(dataset, monkeypatch, tmp_path, suffix, narrow):
+    from safetensors.torch import save_file
+
+    weights = weights_of(NARROW, 0)
+    file = tmp_path / f"vgg{suffix}"
+    (torch.save if suffix == ".pth" else save_file)(weights, file)
+    monkeypatch.setenv("NNUNET_EXT_VGG19", str(file))
+    trainer = build(dataset, VGG, "2d")
+    trainer.initialize()
+    for stage in (trainer.network.first, trainer.network.second):
+        last = stage.encoder.blocks[-1][-2]
+        assert torch.equal(last.weight, weights["features.34.weight"])
+        assert torch.equal(last.bias, weights["features.34.bias"])
+    # One image and three classes: four channels, whose colours repeat.
+    expected = weights["features.0.weight"][:, [0, 1, 2, 0]] * 3 / 4
+    assert torch.equal(trainer.network.second.encoder.blocks[0][0].weight, expected)
+    assert torch.equal(trainer.network.first.encoder.blocks[0][0].weight, weights["features.0.weight"])
+
+
+@pytest.mark.usefixtures("narrow")
+def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch, tmp_path):
+    monkeypatch.delenv("NNUNET_EXT_VGG19")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("nnunet_ext.trainers.imagenet.try_to_load_from_cache", lambda *names: None)
+    with pytest.raises(UserError, match=r"no ImageNet weights of VGG-19: .*IMAGENET1K_V1.*or to random to start"):
+        build(dataset, VGG, "2d").initialize()
+
+    timm = tmp_path / "model.safetensors"
+    from safetensors.torch import save_file
+
+    save_file(weights_of(NARROW, 1), timm)
+    asked = []
+    monkeypatch.setattr(
+        "nnunet_ext.trainers.imagenet.try_to_load_from_cache", lambda *names: (asked.append(names), str(timm))[1]
+    )
+    trainer = build(dataset, VGG, "2d")
+    trainer.initialize()
+    assert asked[-1] == ("timm/vgg19.tv_in1k", "model.safetensors")
+    expected = weights_of(NARROW, 1)["features.0.bias"]
+    assert torch.equal(trainer.network.first.encoder.blocks[0][0].bias, expected)
+
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(weights_of(NARROW, 2), tmp_path / "checkpoints" / "vgg19-dcbb9e9d.pth")
+    trainer = build(dataset, VGG, "2d")
+    trainer.initialize()
+    expected = weights_of(NARROW, 2)["features.0.bias"]
+    assert torch.equal(trainer.network.first.encoder.blocks[0][0].bias, expected)
+
+
+def test_what_cannot_work_is_refused_in_one_sentence(dataset, monkeypatch, tmp_path, narrow):
+    with pytest.raises(UserError, match="is a 2D network, but configuration 3d_fullres is 3D: use 2d, or "):
+        build(dataset, VGG).initialize()
+
+    def small(plans):
+        plans["configurations"]["2d"]["patch_size"] = [32, 8]
+
+    with pytest.raises(UserError, match=r"patches of 16 x 16 pixels or more, .* are \[32, 8\]"):
+        build(dataset, VGG, "2d", change_plans=small).initialize()
+    with pytest.raises(UserError, match="has one output"):
+        build(dataset, VGG, "2d", enable_deep_supervision=True).initialize()
+    for contents, message in ((b"no weights", "is no file of weights"), (None, "holds no weights of VGG-19")):
+        file = tmp_path / "file.pth"
+        torch.save({"a": torch.ones(1)}, file) if contents is None else file.write_bytes(contents)
+        monkeypatch.setenv("NNUNET_EXT_VGG19", str(file))
+        with pytest.raises(UserError, match=message):
+            build(dataset, VGG, "2d").initialize()
+    monkeypatch.setenv("NNUNET_EXT_VGG19", str(tmp_path / "nothing.pth"))
+    with pytest.raises(UserError, match="which is not a file"):
+        build(dataset, VGG, "2d").initialize()
+
+
+@pytest.mark.usefixtures("narrow")
+def test_vgg19_learns_with_adam_at_the_rate_of_the_paper(dataset):
+    trainer = build(dataset, VGG, "2d")
+    trainer.initialize()
+    assert isinstance(trainer.optimizer, torch.optim.Adam)
+    trainer.on_train_epoch_start()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
+    assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
+
+
+def test_the_vgg19_of_the_paper_has_the_size_of_two_vgg19_unets(dataset, monkeypatch):
+    monkeypatch.setenv("NNUNET_EXT_VGG19", "random")
+    trainer = build(dataset, VGG, "2d")
+    assert isinstance(trainer, nnUNetTrainer)
+    network = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 2, False)
+    convolutions = 20_024_384  # of VGG-19
+    assert sum(p.numel() for p in network.first.encoder.parameters()) == convolutions
+    assert sum(p.numel() for p in network.second.encoder.parameters()) == convolutions
