@@ -22,7 +22,7 @@ class AdversarialTrainer(ExtendedTrainer):
     """A discriminator for each of the finest outputs judges whether it looks like a ground truth.
 
     Each iteration: one forward pass of the network, a step of the discriminator on its detached output, a step of
-    the network with the discriminator frozen. Inference is that of stock nnU-Net, with the same network.
+    the network with the discriminator frozen. The discriminators are no part of inference.
     """
 
     # Weight of the adversarial term of each discriminated output.
