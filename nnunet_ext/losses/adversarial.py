@@ -1,6 +1,7 @@
 """Adversarial losses on discriminator logits.
 
-Source: Lian et al. 2025 (doi 10.1038/s41598-025-86087-8), Eq. 2 to 6; Goodfellow et al. 2014.
+Sources: Lian et al. 2025 (doi 10.1038/s41598-025-86087-8), Eq. 2 to 6; Conze et al. 2021 (doi
+10.1016/j.artmed.2021.102109), Eq. 1 and 2; Goodfellow et al. 2014.
 With D = sigmoid(logit), log D = -softplus(-logit) and log(1 - D) = -softplus(logit): finite for any finite logit,
 where the literal logarithm is not. All functions compute in float32 (float64 stays), also under autocast.
 """
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from nnunet_ext.losses.precision import full_precision
+from nnunet_ext.precision import full_precision
 
 GeneratorForm = Literal["saturating", "non_saturating"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nnunet_ext.losses.precision import full_precision
+from nnunet_ext.precision import full_precision
 
 _SLAB_VOXELS = 1 << 14  # on a CPU: what stays in its cache over all classes
 

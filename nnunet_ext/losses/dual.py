@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from nnunet_ext.losses.hard_labels import hard_labels
-from nnunet_ext.losses.precision import full_precision
+from nnunet_ext.precision import full_precision
 
 # One voxel: without any foreground in a patch, the network that marks less of it still has the lower Dice loss.
 DICE_SMOOTHING = 1.0

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from nnunet_ext.losses.hard_labels import hard_labels
-from nnunet_ext.losses.precision import full_precision
+from nnunet_ext.precision import full_precision
 
 
 def pseudo_labels(logits: torch.Tensor, annotated: torch.Tensor, regions: bool = False) -> torch.Tensor:

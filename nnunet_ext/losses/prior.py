@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch.special import xlogy
 
-from nnunet_ext.losses.precision import full_precision
+from nnunet_ext.precision import full_precision
 
 DualStep = Literal["scaled", "plain"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, grid_sample
 
-from nnunet_ext.losses.precision import full_precision
+from nnunet_ext.precision import full_precision
 
 OVERSAMPLING = 3  # k of section 2.4
 IMPORTANCE = 0.75  # m of section 2.4

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nnunet_ext.precision import full_precision
+
 
 class CascadedNetwork(nn.Module):
     """The second network sees the image and what the first one made of it; its output is that of the cascade.
@@ -39,12 +41,12 @@ class CascadedNetwork(nn.Module):
 
 
 def normalise(maps: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """Maps (B, C, *spatial) with mean 0 and variance 1 each, the scale of nnU-Net's images.
+    """Maps (B, C, *spatial) with mean 0 and variance 1 each in every sample: of a patch, not of a case.
 
     The paper does not say how it normalises. A constant map becomes 0. Half precision is lifted to float32, as it has
     no room for sums of squares of logits.
     """
     axes = tuple(range(2, maps.ndim))
-    maps = maps if maps.dtype == torch.float64 else maps.float()
+    maps = full_precision(maps)
     shifted = maps - maps.mean(axes, keepdim=True)
     return shifted * torch.rsqrt(shifted.square().mean(axes, keepdim=True) + eps)

@@ -62,8 +62,8 @@ class DualNetwork(nn.Module):
 
 
 def holds_two_networks(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict is one of :class:`DualNetwork`."""
-    return _WEIGHTS in state and {name.partition(".")[0] for name in state} == {"first", "second", _WEIGHTS}
+    """Whether a state dict is one of :class:`DualNetwork`, or of two networks in cascade."""
+    return {"first", "second"} <= {name.partition(".")[0] for name in state}
 
 
 def mean_outputs(first: Any, second: Any, shares: tuple[float, float]) -> Any:

@@ -75,6 +75,11 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         if len(spacing) not in {2, 3}:
             raise ValueError(f"spacing must have 2 or 3 entries, got {tuple(spacing)}.")
+        if not len(features) + 1 == len(kernel_sizes) == len(strides):
+            raise ValueError(
+                f"A discriminator of {len(strides)} strides needs as many kernels and one channel number fewer, got "
+                f"{len(kernel_sizes)} and {len(features)}."
+            )
         plane = len(spacing) == 2
         convolution: type[nn.Module] = nn.Conv2d if plane else nn.Conv3d
         normalisation: type[nn.Module] = nn.BatchNorm2d if plane else nn.BatchNorm3d
@@ -86,7 +91,8 @@ class PatchDiscriminator(nn.Module):
             if layers:
                 layers.append(nn.LeakyReLU(0.2, inplace=True))
                 if batch_norm:
-                    layers.append(normalisation(channels))
+                    # That of each batch: D is never run in another mode.
+                    layers.append(normalisation(channels, track_running_stats=False))
             layers.append(convolution(channels, out, kernel, step, padding=tuple(k // 2 for k in kernel)))
             channels = out
         self.layers = nn.Sequential(*layers)  # the last convolution gives logits

@@ -16,40 +16,40 @@ CONVOLUTIONS = (2, 2, 4, 4, 4)
 COLOURS = 3
 
 
-def colours_of(images: int, maps: int = 0) -> list[int]:
-    """Which input channels stand for red, green and blue of ImageNet.
+def colours_of(images: int, maps: int = 0) -> list[tuple[int, int]]:
+    """Which input channels stand for red (0), green (1) and blue (2) of ImageNet.
 
-    A single channel is repeated; of two, the first is taken twice; image and map are image, image and map (section 3.2,
-    3.3 and 4.1). Three and more channels stay as they are.
+    Without maps, a single image is all three colours, and of two the first one is taken twice (section 4.1). With maps,
+    images are red and green, a single one both, and the map is blue (section 3.3). Further images and maps, which the
+    paper does not have, share these colours.
 
     Args:
         images: number of image channels, the first ones of the input.
         maps: number of maps that follow.
+
+    Returns:
+        Pairs of input channel and colour, one for each channel that the first convolution sees.
     """
-    if images + maps >= COLOURS:
-        return list(range(images + maps))
-    if maps:
-        return [0, 0, 1]
-    return [0, 1, 0] if images > 1 else [0, 0, 0]
+    colours = COLOURS - (maps > 0)
+    seen = [(i % images, i % colours) for i in range(max(images, colours))]
+    return seen + [(images + i, COLOURS - 1) for i in range(maps)]
 
 
 class VGG19Encoder(nn.Module):
     """The convolutions of VGG-19 without its head: five blocks, max pooling between them.
 
     Args:
-        colours: input channels that the first convolution sees, see :func:`colours_of`.
+        colours: what the first convolution sees, see :func:`colours_of`.
         features: channels of each block.
-        convolutions: number of convolutions of each block.
     """
 
-    def __init__(
-        self, colours: Sequence[int], features: Sequence[int] = FEATURES, convolutions: Sequence[int] = CONVOLUTIONS
-    ) -> None:
+    def __init__(self, colours: Sequence[tuple[int, int]], features: Sequence[int] = FEATURES) -> None:
         super().__init__()
-        self.colours = list(colours)
+        self.inputs = [channel for channel, _ in colours]
+        self.colours = [colour for _, colour in colours]
         blocks = []
-        channels = len(self.colours)
-        for block_features, number in zip(features, convolutions, strict=True):
+        channels = len(self.inputs)
+        for block_features, number in zip(features, CONVOLUTIONS, strict=True):
             blocks.append(_convolutions(channels, block_features, number))
             channels = block_features
         self.blocks = nn.ModuleList(blocks)
@@ -57,7 +57,7 @@ class VGG19Encoder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Output of every block, finest first, for images (B, channels, H, W)."""
-        x = x[:, self.colours]
+        x = x[:, self.inputs]
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(self.pool(x) if i else x)
@@ -67,59 +67,57 @@ class VGG19Encoder(nn.Module):
     def load_imagenet(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Take over the weights of a classifier, ``features.N.weight`` and ``.bias`` as torchvision and timm name them.
 
-        With more than three input channels the first convolution repeats its three, scaled by 3 / channels, so that
-        its outputs keep their size.
+        Channels that share a colour share its filters in equal parts, so that the outputs keep their size.
 
         Raises:
-            KeyError: a layer is not among them.
-            RuntimeError: a layer has another shape.
+            ValueError: a layer is not among them, or has another shape.
         """
-        own = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
+        layers = {}
         # In the classifier's sequence each convolution is followed by a ReLU, each block by a pooling.
         position = 0
-        names = []
         for block in self.blocks:
             for layer in block.children():
                 if isinstance(layer, nn.Conv2d):
-                    names.append(f"features.{position}")
+                    layers[f"features.{position}"] = layer
                     position += 2
             position += 1
-        for name, layer in zip(names, own, strict=True):
-            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-            if layer is own[0] and len(self.colours) > COLOURS:
-                channels = [i % COLOURS for i in range(len(self.colours))]
-                weight = weight[:, channels] * (COLOURS / len(channels))
-            layer.load_state_dict({"weight": weight, "bias": bias})
+        for i, (name, layer) in enumerate(layers.items()):
+            shape = list(layer.weight.shape)
+            shape[1] = shape[1] if i else COLOURS
+            found = [list(weights[key].shape) if key in weights else None for key in (f"{name}.weight", f"{name}.bias")]
+            if found != [shape, shape[:1]]:
+                raise ValueError(f"{name} should have a weight and a bias of {shape} and {shape[:1]}, but has {found}")
+            weight = weights[f"{name}.weight"]
+            if not i:
+                shares = torch.tensor([1 / self.colours.count(colour) for colour in self.colours])
+                weight = weight[:, self.colours] * shares.view(1, -1, 1, 1)
+            layer.load_state_dict({"weight": weight, "bias": weights[f"{name}.bias"]})
 
 
 class VGG19UNet(nn.Module):
     """The encoder, and a decoder with as many convolutions and channels at every resolution; any image size.
 
-    The fifth block is the central part between the two.
+    The fifth block, all four of its convolutions, is the central part between the two; the paper speaks of the last
+    three.
 
     Args:
         colours: see :class:`VGG19Encoder`.
         out_channels: number of segmentation heads C.
         features: channels of each block.
-        convolutions: number of convolutions of each block.
 
     Shapes:
         input (B, channels, H, W), output logits (B, C, H, W).
     """
 
     def __init__(
-        self,
-        colours: Sequence[int],
-        out_channels: int,
-        features: Sequence[int] = FEATURES,
-        convolutions: Sequence[int] = CONVOLUTIONS,
+        self, colours: Sequence[tuple[int, int]], out_channels: int, features: Sequence[int] = FEATURES
     ) -> None:
         super().__init__()
-        self.encoder = VGG19Encoder(colours, features, convolutions)
+        self.encoder = VGG19Encoder(colours, features)
         self.up = nn.ModuleList()
         self.stages = nn.ModuleList()
         channels = features[-1]
-        for block_features, number in zip(features[-2::-1], convolutions[-2::-1], strict=True):
+        for block_features, number in zip(features[-2::-1], CONVOLUTIONS[-2::-1], strict=True):
             self.up.append(nn.ConvTranspose2d(channels, block_features, 2, 2))
             self.stages.append(_convolutions(2 * block_features, block_features, number))
             channels = block_features

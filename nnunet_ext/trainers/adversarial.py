@@ -32,7 +32,7 @@ class AdversarialTrainer(ExtendedTrainer):
     generator_form: GeneratorForm
     # Whether the discriminators see the image beside the maps.
     conditional: bool = False
-    # "stock": nnU-Net's region loss (Dice + CE). "dice": the text's "measured by dice function" alone.
+    # "stock": nnU-Net's region loss (Dice + CE). "dice": its Dice loss alone.
     basic: RegionLoss = "stock"
     # Weights of the basic loss on the outputs, finest first, zero for the rest; None: nnU-Net's falling weights.
     basic_weights: tuple[float, ...] | None = None
@@ -88,11 +88,14 @@ class AdversarialTrainer(ExtendedTrainer):
         fake = torch.sigmoid(logits) if has_regions else torch.softmax(logits, 1)
         return real, fake if mask is None else fake * mask
 
-    def _shown(self, maps: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
-        """What a discriminator sees of maps (B, C, *spatial) and the image they belong to."""
+    def _shown(self, maps: tuple[torch.Tensor, torch.Tensor], data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a discriminator sees: ground truth and prediction (B, C, *spatial), with the image if conditional."""
         if not self.conditional:
             return maps
-        return torch.cat([interpolate(data.float(), maps.shape[2:], mode="area"), maps], 1)
+        image = data.float()
+        if image.shape[2:] != maps[0].shape[2:]:
+            image = interpolate(image, maps[0].shape[2:], mode="area")
+        return torch.cat([image, maps[0]], 1), torch.cat([image, maps[1]], 1)
 
     def train_step(self, batch: dict) -> dict:
         """Discriminator steps on the detached outputs, then the step of the network."""
@@ -116,7 +119,7 @@ class AdversarialTrainer(ExtendedTrainer):
             zip(self.adversarial_weights, self.helpers.items(), strict=True)
         ):
             # The discriminators run outside autocast, in float32.
-            real, fake = (self._shown(maps, data) for maps in self._discriminator_inputs(*scales[i]))
+            real, fake = self._shown(self._discriminator_inputs(*scales[i]), data)
             real_logits = discriminator(real)
             fake_logits = discriminator(fake.detach())
             discriminator_term = discriminator_loss(real_logits, fake_logits)

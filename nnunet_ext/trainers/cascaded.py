@@ -23,7 +23,8 @@ from nnunet_ext.networks.vgg19_unet import VGG19UNet, colours_of
 from nnunet_ext.trainers.adversarial import AdversarialTrainer
 from nnunet_ext.trainers.extended import ExtendedTrainer
 from nnunet_ext.trainers.frozen_copy import bare
-from nnunet_ext.trainers.imagenet import find_vgg19, read_vgg19
+from nnunet_ext.trainers.region_loss import RegionLoss, choose_region_loss
+from nnunet_ext.trainers.vgg19_weights import find_vgg19, read_vgg19
 
 
 class nnUNetTrainerCascaded(ExtendedTrainer):
@@ -31,6 +32,13 @@ class nnUNetTrainerCascaded(ExtendedTrainer):
 
     Both are trained end to end, with nnU-Net's loss on the output of the second, deep supervision included.
     """
+
+    # "stock": nnU-Net's region loss (Dice + CE). "dice": its Dice loss alone, as in the paper.
+    basic: RegionLoss = "stock"
+
+    def _build_loss(self) -> nn.Module:
+        """The chosen region loss."""
+        return choose_region_loss(super()._build_loss(), self.basic)
 
     @staticmethod
     def build_network_architecture(
@@ -54,11 +62,11 @@ class nnUNetTrainerCascadedGAN(AdversarialTrainer, nnUNetTrainerCascaded):
     """The cascade against a discriminator that sees image and segmentation together (Eq. 1 and 2, Fig. 3)."""
 
     conditional = True
-    # Eq. 1 has 1 for this term and lambda = 150 for the Dice loss, which has 1 here.
+    # Eq. 1 has 1 for this term and lambda = 150 for the Dice loss, which has 1 here, over all outputs.
     adversarial_weights: tuple[float, ...] = (1 / 150,)
     generator_form: GeneratorForm = "non_saturating"  # -log D of Eq. 1
     # Channels and strides of the five convolutions, which the paper does not print: strides as in pix2pix (Isola et al.
-    # 2017), channels a quarter of those, so that a 3D step costs little more than without.
+    # 2017), channels a quarter of those, so that a 3D step costs less.
     discriminator_features: tuple[int, ...] = (16, 32, 64, 128)
     discriminator_strides: tuple[int, ...] = (2, 2, 2, 1, 1)
 
@@ -71,7 +79,7 @@ class nnUNetTrainerCascadedGAN(AdversarialTrainer, nnUNetTrainerCascaded):
 
 
 class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
-    """The cascade of the paper: two U-Nets with VGG-19, pretrained on ImageNet, as encoder; 2D (section 3.2).
+    """Two U-Nets with VGG-19, pretrained on ImageNet, as encoder, in cascade; 2D (section 3.2 and 3.3).
 
     Without deep supervision, which the paper has not, and with its optimiser.
     """
@@ -96,8 +104,8 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
         name = type(self).__name__
         if len(patch) != 2:
             raise UserError(
-                f"{name} is a 2D network, but configuration {self.configuration_name} is 3D: use 2d, or "
-                f"{name.replace('VGG19', '')} for {self.configuration_name}."
+                f"{name} is a 2D network, but configuration {self.configuration_name} is 3D: use 2d, or a trainer "
+                "without VGG-19 (nnUNetTrainerCascaded, nnUNetTrainerCascadedGAN)."
             )
         if min(patch) < 16:
             raise UserError(f"{name} needs patches of 16 x 16 pixels or more, but those of the plans are {patch}.")
@@ -128,8 +136,11 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
             return
         weights = read_vgg19(file)
         network: Any = bare(self.network)
-        for stage in (network.first, network.second):
-            stage.encoder.load_imagenet(weights)
+        try:
+            for stage in (network.first, network.second):
+                stage.encoder.load_imagenet(weights)
+        except ValueError as error:
+            raise UserError(f"{file} does not hold the weights of VGG-19: {error}.") from error
         self.print_to_log_file(f"Both encoders start from the ImageNet weights of {file}.")
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -147,9 +158,11 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
 
 
 class nnUNetTrainerCascadedVGG19GAN(nnUNetTrainerCascadedGAN, nnUNetTrainerCascadedVGG19):
-    """The whole of the paper: cascade, ImageNet and conditional discriminator, there called cGv19pUNet1-1."""
+    """Cascade, ImageNet and conditional discriminator, in the paper cGv19pUNet1-1."""
 
     discriminator_features = (64, 128, 256, 512)
+    discriminator_lr = 1e-5  # section 4.1 names one optimiser, Adam, for all models
+    discriminator_betas = (0.9, 0.999)
 
 
 def _drop_unused_heads(network: Any) -> None:

@@ -110,15 +110,15 @@ TRAINERS: dict[str, TrainerEntry] = {
             "nnunet_ext.trainers.cascaded",
             "the cascade of two U-Nets with VGG-19, pretrained on ImageNet, as encoder",
             "Conze et al. 2021, section 3.2",
-            "configuration 2d, ImageNet weights of VGG-19",
+            "configuration 2d, ImageNet weights of VGG-19, memory for two large networks",
             "not measured yet",
         ),
         TrainerEntry(
             "nnUNetTrainerCascadedVGG19GAN",
             "nnunet_ext.trainers.cascaded",
-            "the same with the discriminator",
+            "the cascade of two U-Nets with pretrained VGG-19, and a discriminator that sees image and segmentation",
             "Conze et al. 2021, cGv19pUNet1-1",
-            "configuration 2d, ImageNet weights of VGG-19",
+            "configuration 2d, ImageNet weights of VGG-19, memory for two large networks",
             "not measured yet",
         ),
         TrainerEntry(

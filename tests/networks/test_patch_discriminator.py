@@ -43,6 +43,11 @@ def test_dimension_must_be_two_or_three():
         PatchDiscriminator(2, (1.0,))
 
 
+def test_layers_must_agree():
+    with pytest.raises(ValueError, match="needs as many kernels and one channel number fewer, got 3 and 3"):
+        PatchDiscriminator(2, (1.0, 1.0), (8, 8, 8))
+
+
 @pytest.mark.parametrize("dimension", [2, 3])
 def test_five_convolutions_with_leaky_relu_and_batch_norm(dimension):
     torch.manual_seed(dimension)

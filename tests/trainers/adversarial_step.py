@@ -57,6 +57,15 @@ def reference_step(trainer, batch):
     return terms, total.item(), {n: p.grad for n, p in network.named_parameters() if p.grad is not None}, discriminators
 
 
+def dice_loss(trainer, logits, target):
+    """nnU-Net's: of the foreground classes, negative, with 1e-5 against division by 0, per sample or batch."""
+    probabilities = torch.softmax(logits, 1)[:, 1:]
+    truth = functional.one_hot(target[:, 0].long(), logits.shape[1]).movedim(-1, 1)[:, 1:].float()
+    axes = [*([0] if trainer.configuration_manager.batch_dice else []), *range(2, logits.ndim)]
+    overlap, size = (probabilities * truth).sum(axes), (probabilities + truth).sum(axes)
+    return -((2 * overlap + 1e-5) / (size + 1e-5)).mean()
+
+
 def assert_step_is_the_equation(trainer):
     """Losses, gradients and discriminators after one step of a trainer that is not yet initialised."""
     trainer.initialize()

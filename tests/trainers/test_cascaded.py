@@ -13,7 +13,7 @@ from nnunet_ext.networks.cascade import normalise
 from nnunet_ext.networks.vgg19_unet import VGG19UNet
 from nnunet_ext.trainers import cascaded
 from tests.trainers import building
-from tests.trainers.adversarial_step import assert_step_is_the_equation
+from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.trainers.building import build, cascade, random_batch, residual, run_epochs
 
 CASCADED, GAN = "nnUNetTrainerCascaded", "nnUNetTrainerCascadedGAN"
@@ -60,10 +60,49 @@ def test_a_step_is_equations_1_and_2(dataset, setting):
     assert discriminator.layers[0].in_channels == trainer.num_input_channels + heads
 
 
-def test_equation_1_keeps_its_proportion(dataset):
-    trainer = build(dataset, GAN)
-    assert trainer.adversarial_weights == (pytest.approx(1 / 150),)
-    assert trainer.generator_form == "non_saturating"
+def test_equation_1_with_lambda_150(dataset):
+    trainer = build(dataset, GAN, basic="dice", enable_deep_supervision=False)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(False)
+    batch = random_batch(trainer)
+    with torch.no_grad():
+        dice = dice_loss(trainer, trainer.network(batch["data"]), batch["target"])
+    output = trainer.train_step(batch)
+    minus_log_d = output["adversarial_1"]
+    assert minus_log_d > 0
+    assert 150 * output["loss"] == pytest.approx(minus_log_d + 150 * dice.item(), rel=1e-4)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("name", [CASCADED, VGG])
+def test_the_paper_s_loss_without_discriminator(dataset, name):
+    trainer = build(dataset, name, "2d", basic="dice", enable_deep_supervision=False)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(False)
+    batch = random_batch(trainer)
+    with torch.no_grad():
+        output = trainer.network(batch["data"])
+        loss = trainer.loss(output, batch["target"]).item()
+        assert loss == pytest.approx(dice_loss(trainer, output, batch["target"]).item(), rel=1e-4)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(("name", "configuration"), [(GAN, "3d_fullres"), (VGG_GAN, "2d")])
+def test_mixed_precision_keeps_statistics_and_discriminator_in_float32(dataset, monkeypatch, name, configuration):
+    trainer = build(dataset, name, configuration)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    batch = random_batch(trainer)
+    full = reference_step(trainer, batch)[0]
+    monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    seen = []
+    helper = trainer.helpers["discriminator_1"]
+    step = helper.step
+    monkeypatch.setattr(helper, "step", lambda loss: (seen.append(loss.dtype), step(loss)))
+    output = trainer.train_step(batch)
+    assert seen == [torch.float32]
+    for term, value in full.items():
+        assert output[term] == pytest.approx(value, rel=0.1, abs=0.05), term
 
 
 @pytest.mark.usefixtures("narrow")
@@ -81,12 +120,11 @@ def test_the_cascade_is_two_networks_of_the_plans(dataset, setting):
     heads = trainer.label_manager.num_segmentation_heads
     first, second = trainer.network.first, trainer.network.second
     for network, extra in ((first, 0), (second, heads)):
-        parameters = (network.encoder.named_parameters(), stock.network.encoder.named_parameters())
-        for (name, p), (_, q) in zip(*parameters, strict=True):
-            expected = list(q.shape)
-            if name == "stages.0.0.convs.0.conv.weight":
-                expected[1] += extra
-            assert list(p.shape) == expected, name
+        expected = {name: list(p.shape) for name, p in stock.network.named_parameters()}
+        expected["encoder.stages.0.0.convs.0.conv.weight"][1] += extra
+        if not extra:  # of the first network the full resolution alone is used
+            expected = {name: shape for name, shape in expected.items() if "seg_layers.0" not in name}
+        assert {name: list(p.shape) for name, p in network.named_parameters()} == expected
     trainer.set_deep_supervision_enabled(True)
     data = random_batch(trainer)["data"]
     outputs = trainer.network(data)
@@ -163,9 +201,10 @@ def test_both_encoders_start_from_the_given_file(dataset, monkeypatch, tmp_path,
         last = stage.encoder.blocks[-1][-2]
         assert torch.equal(last.weight, weights["features.34.weight"])
         assert torch.equal(last.bias, weights["features.34.bias"])
-    # One image and three classes: four channels, whose colours repeat.
-    expected = weights["features.0.weight"][:, [0, 1, 2, 0]] * 3 / 4
-    assert torch.equal(trainer.network.second.encoder.blocks[0][0].weight, expected)
+    # One image and three classes: the image is red and green, the maps share blue.
+    red, green, blue = weights["features.0.weight"].unbind(1)
+    expected = torch.stack([red, green, blue / 3, blue / 3, blue / 3], 1)
+    assert torch.allclose(trainer.network.second.encoder.blocks[0][0].weight, expected)
     assert torch.equal(trainer.network.first.encoder.blocks[0][0].weight, weights["features.0.weight"])
 
 
@@ -173,7 +212,7 @@ def test_both_encoders_start_from_the_given_file(dataset, monkeypatch, tmp_path,
 def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch, tmp_path):
     monkeypatch.delenv("NNUNET_EXT_VGG19")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("nnunet_ext.trainers.imagenet.try_to_load_from_cache", lambda *names: None)
+    monkeypatch.setattr("nnunet_ext.trainers.vgg19_weights.try_to_load_from_cache", lambda *names: None)
     with pytest.raises(UserError, match=r"no ImageNet weights of VGG-19: .*IMAGENET1K_V1.*or to random to start"):
         build(dataset, VGG, "2d").initialize()
 
@@ -183,7 +222,7 @@ def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch
     save_file(weights_of(NARROW, 1), timm)
     asked = []
     monkeypatch.setattr(
-        "nnunet_ext.trainers.imagenet.try_to_load_from_cache", lambda *names: (asked.append(names), str(timm))[1]
+        "nnunet_ext.trainers.vgg19_weights.try_to_load_from_cache", lambda *names: (asked.append(names), str(timm))[1]
     )
     trainer = build(dataset, VGG, "2d")
     trainer.initialize()
@@ -200,7 +239,7 @@ def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch
 
 
 def test_what_cannot_work_is_refused_in_one_sentence(dataset, monkeypatch, tmp_path, narrow):
-    with pytest.raises(UserError, match="is a 2D network, but configuration 3d_fullres is 3D: use 2d, or "):
+    with pytest.raises(UserError, match="is a 2D network, but configuration 3d_fullres is 3D: use 2d"):
         build(dataset, VGG).initialize()
 
     def small(plans):
@@ -210,12 +249,23 @@ def test_what_cannot_work_is_refused_in_one_sentence(dataset, monkeypatch, tmp_p
         build(dataset, VGG, "2d", change_plans=small).initialize()
     with pytest.raises(UserError, match="has one output"):
         build(dataset, VGG, "2d", enable_deep_supervision=True).initialize()
-    for contents, message in ((b"no weights", "is no file of weights"), (None, "holds no weights of VGG-19")):
-        file = tmp_path / "file.pth"
-        torch.save({"a": torch.ones(1)}, file) if contents is None else file.write_bytes(contents)
-        monkeypatch.setenv("NNUNET_EXT_VGG19", str(file))
+    file = tmp_path / "file.pth"
+    monkeypatch.setenv("NNUNET_EXT_VGG19", str(file))
+    for contents, message in (
+        ({"a": torch.ones(1)}, "does not hold the weights of VGG-19: features.0 should have"),
+        ({"model": {"a": torch.ones(1)}}, "holds no weights by name"),
+        (torch.ones(1), "holds no weights by name"),
+    ):
+        torch.save(contents, file)
         with pytest.raises(UserError, match=message):
             build(dataset, VGG, "2d").initialize()
+    for suffix in (".pth", ".safetensors"):
+        damaged = tmp_path / f"damaged{suffix}"
+        damaged.write_bytes(b"no weights")
+        monkeypatch.setenv("NNUNET_EXT_VGG19", str(damaged))
+        with pytest.raises(UserError, match="is no file of weights") as raised:
+            build(dataset, VGG, "2d").initialize()
+        assert "\n" not in str(raised.value)
     monkeypatch.setenv("NNUNET_EXT_VGG19", str(tmp_path / "nothing.pth"))
     with pytest.raises(UserError, match="which is not a file"):
         build(dataset, VGG, "2d").initialize()
@@ -238,4 +288,5 @@ def test_the_vgg19_of_the_paper_has_the_size_of_two_vgg19_unets(dataset, monkeyp
     network = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 2, False)
     convolutions = 20_024_384  # of VGG-19
     assert sum(p.numel() for p in network.first.encoder.parameters()) == convolutions
-    assert sum(p.numel() for p in network.second.encoder.parameters()) == convolutions
+    fourth_channel = 64 * 3 * 3  # two maps share blue
+    assert sum(p.numel() for p in network.second.encoder.parameters()) == convolutions + fourth_channel

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from nnunet_ext.errors import UserError
 from tests.trainers import building
-from tests.trainers.adversarial_step import assert_step_is_the_equation, reference_step
+from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.trainers.building import assert_loads_into_stock, build, cascade, random_batch, residual
 
 GAN = "nnUNetTrainerRefinedGAN"
@@ -101,15 +100,8 @@ def test_basic_dice_has_no_cross_entropy_and_weights_follow_equation_4(dataset):
     with torch.no_grad():
         outputs = trainer.network(batch["data"])
 
-    def dice(logits, target):  # nnU-Net's: foreground classes, negative, smooth 1e-5, per sample or batch
-        probabilities = torch.softmax(logits, 1)[:, 1:]
-        truth = functional.one_hot(target[:, 0].long(), logits.shape[1]).movedim(-1, 1)[:, 1:].float()
-        batch_dice = trainer.configuration_manager.batch_dice
-        axes = [*([0] if batch_dice else []), *range(2, logits.ndim)]
-        overlap, size = (probabilities * truth).sum(axes), (probabilities + truth).sum(axes)
-        return -((2 * overlap + 1e-5) / (size + 1e-5)).mean()
-
-    expected = dice(outputs[0], batch["target"][0]) + 0.1 * dice(outputs[1], batch["target"][1])
+    fine, coarse = (dice_loss(trainer, outputs[i], batch["target"][i]) for i in range(2))
+    expected = fine + 0.1 * coarse
     assert trainer.loss(outputs, batch["target"]).item() == pytest.approx(expected.item(), rel=1e-4)
     with pytest.raises(UserError, match="region loss must be"):
         build(dataset, GAN, basic="focal").initialize()

@@ -1,4 +1,4 @@
-"""Which precision the terms of the losses are computed in."""
+"""Which precision losses and statistics are computed in."""
 
 from __future__ import annotations
 

@@ -32,9 +32,10 @@ def find_vgg19() -> Path | None:
     if asked == RANDOM:
         return None
     if asked:
-        if not Path(asked).is_file():
+        file = Path(asked).expanduser()
+        if not file.is_file():
             raise UserError(f"{VARIABLE} is {asked}, which is not a file: give one with the weights of VGG-19.")
-        return Path(asked)
+        return file
     cached = Path(torch.hub.get_dir()) / "checkpoints" / _TORCHVISION
     if cached.is_file():
         return cached
@@ -52,7 +53,7 @@ def read_vgg19(file: Path) -> dict[str, torch.Tensor]:
     """Weights by name of a file of torch or safetensors.
 
     Raises:
-        UserError: the file holds no weights of VGG-19.
+        UserError: it is no such file.
     """
     try:
         if file.suffix == ".safetensors":
@@ -60,7 +61,8 @@ def read_vgg19(file: Path) -> dict[str, torch.Tensor]:
         else:
             weights = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise UserError(f"{file} is no file of weights ({error}): give one with those of VGG-19.") from error
-    if not isinstance(weights, dict) or "features.34.weight" not in weights:
-        raise UserError(f"{file} holds no weights of VGG-19 (features.0.weight to features.34.bias are expected).")
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{file} is no file of weights ({reason}): give one with those of VGG-19.") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise UserError(f"{file} holds no weights by name: give a file with those of VGG-19.")
     return weights
