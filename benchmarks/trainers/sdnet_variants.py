@@ -17,6 +17,21 @@ class nnUNetTrainerSDNetLabelledRegionMean(nnUNetTrainerSDNetLabelled):
     difference_mean = "region"
 
 
+class nnUNetTrainerSDNetLabelledApart(nnUNetTrainerSDNetLabelled):
+    """Two networks that never hear of each other: what averaging them gives without Eq. 6."""
+
+    difference_weight = 0.0
+
+
+class nnUNetTrainerSDNetLabelledLate(nnUNetTrainerSDNetLabelled):
+    """Eq. 6 in the second half of the run alone."""
+
+    @property
+    def difference_weight(self) -> float:  # type: ignore[override]
+        """1 from half of the run on."""
+        return float(2 * self.current_epoch >= self.num_epochs)
+
+
 class nnUNetTrainerSDNetStronger(nnUNetTrainerSDNetFromStart):
     """The same with fifty times the unlabelled term, rising over the first 40 % of the run."""
 
