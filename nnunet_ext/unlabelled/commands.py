@@ -91,6 +91,14 @@ def run_preprocess(
         parts += [f"{outcome.kept} were finished"] if outcome.kept else []
         parts += [f"{outcome.removed} removed, as their images are gone"] if outcome.removed else []
         console.print(f"{configuration}: {', '.join(parts)}; in {outcome.folder}", highlight=False)
+    waiting = without_labelled_cases(plans, configurations, preprocessed)
+    if waiting:
+        console.print(
+            f"Labelled images are not preprocessed for {', '.join(waiting)}: to train there, run nnUNetv2_preprocess "
+            f"-d {number} -plans_name {plans_name} -c {' '.join(waiting)}"
+            f"{'' if configurations else ' and this again'}.",
+            highlight=False,
+        )
 
 
 def default_processes(configuration: str) -> int:
@@ -152,6 +160,12 @@ def choose_configurations(plans: Any, wanted: Sequence[str], preprocessed: Path)
     if not chosen:
         raise UserError(f"{preprocessed} has no preprocessed cases: run nnUNetv2_preprocess first, or choose with -c.")
     return list(chosen.values())
+
+
+def without_labelled_cases(plans: Any, wanted: Sequence[str], preprocessed: Path) -> list[str]:
+    """Those of the wanted configurations, or of all, whose labelled cases are not preprocessed."""
+    names = wanted or plans.available_configurations
+    return [name for name in names if not (preprocessed / plans.get_configuration(name).data_identifier).is_dir()]
 
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -87,7 +88,7 @@ def _check_previous_stage(
     for case in cases:
         try:
             image, _, predicted, _ = dataset.load_case(case)  # headers alone, in nnU-Net's usual format
-        except (OSError, RuntimeError, ValueError):  # missing, or half of it
+        except (OSError, RuntimeError, ValueError, BadZipFile):  # missing, or half of it
             lacking.append(case)
         else:
             if predicted.shape != image.shape[1:]:

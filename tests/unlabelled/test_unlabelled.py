@@ -112,6 +112,16 @@ def test_finished_cases_are_kept_and_changed_ones_made_anew(writable_dataset, im
     assert data.shape[1] <= properties["shape_before_cropping"][0] // 2 + 1
 
 
+def test_configurations_without_labelled_images_are_named(writable_dataset, images, capsys):
+    run(writable_dataset)
+    assert "Labelled images are not" not in capsys.readouterr().out
+    shutil.rmtree(writable_dataset.preprocessed / "nnUNetPlans_2d")
+    command = f"run nnUNetv2_preprocess -d {writable_dataset.id} -plans_name {PLANS} -c 2d"
+    for configurations, end in (((), f"{command} and this again."), (("2d",), f"{command}.")):
+        run_preprocess(writable_dataset.id, configurations, PLANS, 1)
+        assert capsys.readouterr().out.rstrip().endswith(end)
+
+
 def test_a_killed_run_goes_on(writable_dataset, images, monkeypatch):
     from nnunet_ext.unlabelled import preprocess
 
