@@ -12,9 +12,11 @@ from nnunet_ext.errors import UserError
 from nnunet_ext.networks.cascade import normalise
 from nnunet_ext.networks.vgg19_unet import VGG19UNet
 from nnunet_ext.trainers import cascaded
+from tests.conftest import Dataset
 from tests.trainers import building
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.trainers.building import build, cascade, random_batch, residual, run_epochs
+from tests.trainers.processes import in_two_processes
 
 CASCADED, GAN = "nnUNetTrainerCascaded", "nnUNetTrainerCascadedGAN"
 VGG, VGG_GAN = "nnUNetTrainerCascadedVGG19", "nnUNetTrainerCascadedVGG19GAN"
@@ -182,6 +184,24 @@ def test_train_continue_and_predict(dataset, monkeypatch, name, configuration):
     with torch.no_grad():
         expected = second.network(data.reshape(1, 1, *patch))[0]
     assert torch.allclose(got.float(), expected.reshape(got.shape), atol=1e-2)
+
+
+def _make(dataset: Dataset):
+    return build(dataset, GAN)
+
+
+def _train(trainer, rank: int):
+    losses = [trainer.train_step(random_batch(trainer, seed=2 * step + rank))["loss"] for step in range(2)]
+    networks = (trainer.network.module, trainer.helpers["discriminator_1"].module)
+    return {"losses": losses, "weights": [network.state_dict() for network in networks]}
+
+
+def test_two_processes_keep_the_same_networks(dataset, tmp_path):
+    ranks = in_two_processes(_make, _train, dataset, tmp_path / "ranks")
+    assert ranks[0]["losses"] != ranks[1]["losses"]  # their samples differ
+    for mine, theirs in zip(ranks[0]["weights"], ranks[1]["weights"], strict=True):
+        for name, value in mine.items():
+            assert torch.equal(value, theirs[name]), name
 
 
 # ---- VGG-19 ----
