@@ -6,14 +6,16 @@ from nnunet_ext.trainers.sdnet import nnUNetTrainerSDNet, nnUNetTrainerSDNetLabe
 
 
 class nnUNetTrainerSDNetFromStart(nnUNetTrainerSDNet):
-    """Unlabelled samples from the first epoch on, as in the paper."""
+    """Eq. 6 and unlabelled samples from the first epoch on, as in the paper."""
 
+    difference_start = 0.0
     unlabelled_start = 0.0
 
 
 class nnUNetTrainerSDNetLabelledRegionMean(nnUNetTrainerSDNetLabelled):
-    """Eq. 6 as the mean over the difference region."""
+    """Eq. 6 from the first epoch on, as the mean over the difference region."""
 
+    difference_start = 0.0
     difference_mean = "region"
 
 
@@ -23,13 +25,16 @@ class nnUNetTrainerSDNetLabelledApart(nnUNetTrainerSDNetLabelled):
     difference_weight = 0.0
 
 
-class nnUNetTrainerSDNetLabelledLate(nnUNetTrainerSDNetLabelled):
-    """Eq. 6 in the second half of the run alone."""
+class nnUNetTrainerSDNetLabelledFromStart(nnUNetTrainerSDNetLabelled):
+    """Eq. 6 from the first epoch on, as in the paper."""
 
-    @property
-    def difference_weight(self) -> float:  # type: ignore[override]
-        """1 from half of the run on."""
-        return float(2 * self.current_epoch >= self.num_epochs)
+    difference_start = 0.0
+
+
+class nnUNetTrainerSDNetEarlyDifference(nnUNetTrainerSDNet):
+    """Eq. 6 from the first epoch on, unlabelled samples in the second half."""
+
+    difference_start = 0.0
 
 
 class nnUNetTrainerSDNetStronger(nnUNetTrainerSDNetFromStart):

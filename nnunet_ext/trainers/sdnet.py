@@ -47,6 +47,9 @@ class nnUNetTrainerSDNet(DualTrainer):
     # fifty times as much and, of two classes that a network does not tell apart yet, always pulls towards the one that
     # is behind: so it goes back and forth between them and never learns to.
     difference_mean: Literal["all", "region"] = "all"
+    # Fraction of the run before the squared error comes in. 0: it is there from the beginning, as in the paper, and the
+    # networks, neither of which tells the classes apart then, take longer to learn to, as with "region".
+    difference_start: float = 0.5
     # Weight of the unlabelled term (Eq. 8; the paper gives none). 0: no unlabelled images, whole batches are labelled.
     unlabelled_weight: float = 1.0
     # Fraction of the run on whole batches of labelled samples, before unlabelled ones join. 0: they are there from the
@@ -70,7 +73,11 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     @property
     def _first_unlabelled_epoch(self) -> int:
-        return min(first_epoch(self.num_epochs, self.unlabelled_start), self.num_epochs - 1)
+        return self._epoch_at(self.unlabelled_start)
+
+    def _epoch_at(self, start: float) -> int:
+        """The epoch in which what begins after a fraction of the run does, the last one at the latest."""
+        return min(first_epoch(self.num_epochs, start), self.num_epochs - 1)
 
     @property
     def _unlabelled_join_now(self) -> bool:
@@ -100,8 +107,9 @@ class nnUNetTrainerSDNet(DualTrainer):
                 f"{name} needs a temperature above 0 and weights of at least 0, got temperature {self.temperature}, "
                 f"unlabelled_weight {self.unlabelled_weight} and difference_weight {self.difference_weight}."
             )
-        if not 0 <= self.unlabelled_start < 1:
-            raise UserError(f"unlabelled_start of {name} must be at least 0 and below 1, got {self.unlabelled_start}.")
+        for attribute in ("difference_start", "unlabelled_start"):
+            if not 0 <= (start := getattr(self, attribute)) < 1:
+                raise UserError(f"{attribute} of {name} must be at least 0 and below 1, got {start}.")
         if self.difference_mean not in ("all", "region"):
             raise UserError(f"difference_mean of {name} must be all or region, got {self.difference_mean!r}.")
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
@@ -276,6 +284,11 @@ class nnUNetTrainerSDNet(DualTrainer):
     # ---- training ----
 
     @property
+    def difference_factor(self) -> float:
+        """Weight of the squared error in the difference region in this epoch."""
+        return self.difference_weight * (self.current_epoch >= self._epoch_at(self.difference_start))
+
+    @property
     def unlabelled_factor(self) -> float:
         """Weight of the unlabelled term in this epoch."""
         return self.unlabelled_weight * ramp(
@@ -311,7 +324,7 @@ class nnUNetTrainerSDNet(DualTrainer):
             terms[f"Dice + CE: {name}"] = basic[i]
             terms[f"difference: {name}"] = mistakes[i]
         terms["difference region"] = difference.float().mean()
-        losses = [b + self.difference_weight * m for b, m in zip(basic, mistakes, strict=True)]
+        losses = [b + self.difference_factor * m for b, m in zip(basic, mistakes, strict=True)]
         if self.has_unlabelled:
             without = [logits[labelled:] for logits in finest]
             with torch.no_grad():

@@ -32,9 +32,10 @@ LABELLED = "nnUNetTrainerSDNetLabelled_4epochs_3iters"
 
 @pytest.fixture(autouse=True)
 def usual_run(monkeypatch):
-    """Batches are drawn in this process, so that seeds decide them; unlabelled samples are there from the beginning."""
+    """Batches are drawn in this process, so that seeds decide them; all terms are there from the beginning."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setattr(sdnet.nnUNetTrainerSDNet, "unlabelled_start", 0.0)
+    monkeypatch.setattr(sdnet.nnUNetTrainerSDNet, "difference_start", 0.0)
 
 
 def seed(value=0):
@@ -474,6 +475,19 @@ def test_unlabelled_samples_join_for_the_last_epoch_at_the_latest(unlabelled_dat
     assert factors[first:] == [0, 0.5, 1, 1][: 4 - first]
 
 
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.3, 2), (0.5, 2), (0.99, 3)])
+def test_the_difference_term_comes_in_late(dataset, start, first):
+    trainer, _ = ready(dataset, LABELLED, difference_start=start, difference_weight=3.0)
+    batch = random_batch(trainer)
+    for epoch in range(4):
+        trainer.current_epoch = epoch
+        terms = trainer.train_step(copy.deepcopy(batch))
+        mistakes = terms["difference: first"] + terms["difference: second"]
+        assert mistakes > 1e-3
+        expected = terms["Dice + CE: first"] + terms["Dice + CE: second"] + 3 * mistakes * (epoch >= first)
+        assert 2 * terms["loss"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_all_devices_choose_the_same_teacher(unlabelled_dataset, monkeypatch):
     trainer, _ = ready(unlabelled_dataset)
     classes = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]).long()  # no foreground here, some elsewhere
@@ -559,6 +573,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
         "inference of .* must be one of mean, first, second, best, got 'both'": {"inference": "both"},
         "needs a temperature above 0": {"temperature": 0},
         "unlabelled_start of .* must be at least 0 and below 1, got 1": {"unlabelled_start": 1},
+        "difference_start of .* must be at least 0 and below 1, got -0.1": {"difference_start": -0.1},
         "difference_mean of .* must be all or region, got 'voxels'": {"difference_mean": "voxels"},
     }
     for message, options in cases.items():

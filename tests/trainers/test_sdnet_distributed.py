@@ -21,7 +21,7 @@ def _batch(trainer, rank):
 
 
 def _make(dataset: Dataset):
-    return build(dataset, NAME, unlabelled_start=0.0)
+    return build(dataset, NAME, unlabelled_start=0.0, difference_start=0.0)
 
 
 def _train(trainer, rank: int):
