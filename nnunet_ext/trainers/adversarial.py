@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,12 +14,11 @@ from nnunet_ext.data.targets import target_maps
 from nnunet_ext.errors import UserError
 from nnunet_ext.losses.adversarial import GeneratorForm, GeneratorLoss, discriminator_loss
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
-from nnunet_ext.trainers.extended import ExtendedTrainer
 from nnunet_ext.trainers.helpers import HelperNetwork
-from nnunet_ext.trainers.region_loss import RegionLoss, choose_region_loss
+from nnunet_ext.trainers.region_loss import BasicLossTrainer
 
 
-class AdversarialTrainer(ExtendedTrainer):
+class AdversarialTrainer(BasicLossTrainer):
     """A discriminator for each of the finest outputs judges whether it looks like a ground truth.
 
     Each iteration: one forward pass of the network, a step of the discriminator on its detached output, a step of
@@ -32,8 +32,6 @@ class AdversarialTrainer(ExtendedTrainer):
     generator_form: GeneratorForm
     # Whether the discriminators see the image beside the maps.
     conditional: bool = False
-    # "stock": nnU-Net's region loss (Dice + CE). "dice": its Dice loss alone.
-    basic: RegionLoss = "stock"
     # Weights of the basic loss on the outputs, finest first, zero for the rest; None: nnU-Net's falling weights.
     basic_weights: tuple[float, ...] | None = None
     # Adam for the discriminators.
@@ -72,8 +70,8 @@ class AdversarialTrainer(ExtendedTrainer):
         return helpers
 
     def _build_loss(self) -> nn.Module:
-        """The stock loss with the chosen terms and weights of the outputs."""
-        loss = choose_region_loss(super()._build_loss(), self.basic)
+        """The basic loss with the chosen weights of the outputs."""
+        loss: Any = super()._build_loss()
         if self.enable_deep_supervision and self.basic_weights is not None:
             # DDP without compile wants every output to reach the loss: nnU-Net's own remedy.
             rest = 1e-6 if self.is_ddp and not self._do_i_compile() else 0.0

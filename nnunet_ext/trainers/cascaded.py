@@ -21,24 +21,16 @@ from nnunet_ext.networks.cascade import CascadedNetwork
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.networks.vgg19_unet import VGG19UNet, colours_of
 from nnunet_ext.trainers.adversarial import AdversarialTrainer
-from nnunet_ext.trainers.extended import ExtendedTrainer
 from nnunet_ext.trainers.frozen_copy import bare
-from nnunet_ext.trainers.region_loss import RegionLoss, choose_region_loss
+from nnunet_ext.trainers.region_loss import BasicLossTrainer
 from nnunet_ext.trainers.vgg19_weights import find_vgg19, read_vgg19
 
 
-class nnUNetTrainerCascaded(ExtendedTrainer):
+class nnUNetTrainerCascaded(BasicLossTrainer):
     """The network of the plans twice: the second one sees the image and the output of the first (section 3.3).
 
     Both are trained end to end, with nnU-Net's loss on the output of the second, deep supervision included.
     """
-
-    # "stock": nnU-Net's region loss (Dice + CE). "dice": its Dice loss alone, as in the paper.
-    basic: RegionLoss = "stock"
-
-    def _build_loss(self) -> nn.Module:
-        """The chosen region loss."""
-        return choose_region_loss(super()._build_loss(), self.basic)
 
     @staticmethod
     def build_network_architecture(

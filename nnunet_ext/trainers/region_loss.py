@@ -8,6 +8,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import nn
 
 from nnunet_ext.errors import UserError
+from nnunet_ext.trainers.extended import ExtendedTrainer
 
 RegionLoss = Literal["stock", "dice"]
 Loss = TypeVar("Loss", bound=nn.Module)
@@ -29,3 +30,14 @@ def choose_region_loss(stock: Loss, choice: RegionLoss) -> Loss:
         region_loss = stock.loss if isinstance(stock, DeepSupervisionWrapper) else stock
         region_loss.weight_ce = 0
     return stock
+
+
+class BasicLossTrainer(ExtendedTrainer):
+    """A trainer whose basic loss is nnU-Net's or its Dice term."""
+
+    # "stock": nnU-Net's region loss (Dice + CE). "dice": its Dice loss alone.
+    basic: RegionLoss = "stock"
+
+    def _build_loss(self) -> nn.Module:
+        """The chosen loss."""
+        return choose_region_loss(super()._build_loss(), self.basic)

@@ -91,7 +91,7 @@ def run_preprocess(
         parts += [f"{outcome.kept} were finished"] if outcome.kept else []
         parts += [f"{outcome.removed} removed, as their images are gone"] if outcome.removed else []
         console.print(f"{configuration}: {', '.join(parts)}; in {outcome.folder}", highlight=False)
-    waiting = without_labelled_cases(plans, configurations, preprocessed)
+    waiting = without_labelled_cases(plans, configurations or plans.available_configurations, preprocessed)
     if waiting:
         console.print(
             f"Labelled images are not preprocessed for {', '.join(waiting)}: to train there, run nnUNetv2_preprocess "
@@ -152,19 +152,18 @@ def choose_configurations(plans: Any, wanted: Sequence[str], preprocessed: Path)
             raise UserError(
                 f"{preprocessed}/{plans.plans_name}.json has no configuration {name}: it has {', '.join(known)}."
             )
+    left_out = [] if wanted else without_labelled_cases(plans, known, preprocessed)
     chosen: dict[str, str] = {}
     for name in wanted or known:
-        identifier = plans.get_configuration(name).data_identifier
-        if wanted or (preprocessed / identifier).is_dir():
-            chosen.setdefault(identifier, name)
+        if name not in left_out:
+            chosen.setdefault(plans.get_configuration(name).data_identifier, name)
     if not chosen:
         raise UserError(f"{preprocessed} has no preprocessed cases: run nnUNetv2_preprocess first, or choose with -c.")
     return list(chosen.values())
 
 
-def without_labelled_cases(plans: Any, wanted: Sequence[str], preprocessed: Path) -> list[str]:
-    """Those of the wanted configurations, or of all, whose labelled cases are not preprocessed."""
-    names = wanted or plans.available_configurations
+def without_labelled_cases(plans: Any, names: Sequence[str], preprocessed: Path) -> list[str]:
+    """Those of the configurations whose labelled cases are not preprocessed."""
     return [name for name in names if not (preprocessed / plans.get_configuration(name).data_identifier).is_dir()]
 
 
