@@ -32,7 +32,7 @@ import SimpleITK as sitk
 
 from dataset_conversion import btcv, chaos, engine, lits, msd, nih_pancreas, sliver07
 from dataset_conversion.options import Options
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.btcv import write_btcv
 from nnunet_ext.phantom.chaos import write_chaos
 from nnunet_ext.phantom.layout import Layout, Truth

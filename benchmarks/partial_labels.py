@@ -23,7 +23,7 @@ import numpy as np
 import SimpleITK as sitk
 from runs import Run, budget, command_line, prepare, preprocess_with_plan_of, run_all, sources_of
 
-from nnunet_ext.data.label_sets import KEY
+from nnunet_ext.core.label_sets import KEY
 
 NUMBERS = {"full": 20, "Anterior": 80, "Posterior": 80, "validation": 20}
 NAME = "HippocampusPartial"

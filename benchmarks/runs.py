@@ -140,7 +140,7 @@ def train(run: Run, threads: int, precision: str) -> None:
         run.dataset, CONFIGURATION, run.fold, run.trainer, PLANS, continue_training=True, device=torch.device("cpu")
     )
     trainer.initialize()
-    for network in (trainer.network, *(helper.module for helper in getattr(trainer, "helpers", {}).values())):
+    for network in (trainer.network, *(helper.module for helper in getattr(trainer, "auxiliary", {}).values())):
         if hasattr(network, "decoder"):  # no discriminator
             network.to(memory_format=torch.channels_last_3d)  # 1.3 times faster on a CPU, for every trainer alike
             if precision == "bfloat16":

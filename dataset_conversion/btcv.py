@@ -14,7 +14,7 @@ from dataset_conversion.options import Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import Split, from_blocks
 from dataset_conversion.volumes import nifti_ending
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 _IMAGE = re.compile(r"(?:img(\d{4})|(?:ABD_)(\d{3})(?:_0000)?)\.nii(\.gz)?", re.IGNORECASE)
 _LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)

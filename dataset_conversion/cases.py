@@ -12,7 +12,7 @@ from dataset_conversion.checks import check_same_size
 from dataset_conversion.metaimage import companion
 from dataset_conversion.options import Check
 from dataset_conversion.volumes import Geometry, Volume, read_header, read_volume
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 #: Labelled, test, and unlabelled cases for training: the endings of imagesTr, imagesTs and imagesUn.
 Subset = Literal["Tr", "Ts", "Un"]

@@ -25,7 +25,7 @@ from dataset_conversion.options import Check, Options
 from dataset_conversion.source import children, opened
 from dataset_conversion.splits import k_folds
 from dataset_conversion.volumes import Volume
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 ChaosPart = Literal["CT", "T1DUAL", "T2SPIR"]
 _MR_LABELS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}

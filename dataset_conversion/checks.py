@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset_conversion.volumes import Geometry
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 if TYPE_CHECKING:  # looking at headers needs no numpy, which takes a while to import
     import numpy as np

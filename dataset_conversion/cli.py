@@ -15,8 +15,8 @@ import typer
 
 from dataset_conversion import catalogue
 from dataset_conversion.options import Options
-from nnunet_ext.console import run
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.console import run
+from nnunet_ext.core.errors import UserError
 
 _SETTINGS: dict[str, Any] = {"rich_markup_mode": "rich", "pretty_exceptions_enable": False, "no_args_is_help": True}
 _HELP_OPTION = {"help_option_names": ["-h", "--help"]}

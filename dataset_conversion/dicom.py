@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from dataset_conversion.source import children
 from dataset_conversion.volumes import Geometry, Volume
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 #: Two slices closer than this are the same slice.
 SAME_POSITION_MM = 0.01

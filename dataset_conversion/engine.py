@@ -29,11 +29,11 @@ from dataset_conversion.volumes import (
     Volume,
     nifti_ending,
     read_volume,
-    replaced_when_complete,
     write_nifti,
 )
 from nnunet_ext import __version__
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.files import replaced_when_complete, write_text
 
 if TYPE_CHECKING:  # where only headers are looked at, importing numpy would take most of the time
     import numpy as np
@@ -359,7 +359,7 @@ class _Job:
             assert volume.array is not None
             write_nifti(target, volume.array.astype("uint8") if is_label else _compact(volume.array), volume.geometry)
         elif self.options.mode == "copy" or "$" in str(volume.path.absolute()):  # nnU-Net expands variables in paths
-            with replaced_when_complete(target) as temporary:
+            with replaced_when_complete(target, by_process=True) as temporary:
                 shutil.copyfile(volume.path, temporary)
         elif is_label or name.startswith(("imagesTs", "imagesUn")):
             # These nnU-Net reads as folders, labels too (nnUNetv2_find_best_configuration); the rest by dataset.json.
@@ -408,8 +408,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    with replaced_when_complete(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2))
 
 
 def _run(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Record]:
@@ -424,7 +423,7 @@ def _results(job: _Job, cases: Sequence[Case], processes: int) -> Iterator[Recor
     if job.options.check == "headers":  # they take less than starting workers, and less than importing what starts them
         yield from map(job, cases)
         return
-    from nnunet_ext.processes import in_processes
+    from nnunet_ext.core.processes import in_processes
 
     for _, record in in_processes(job, cases, processes):
         yield record

@@ -15,7 +15,7 @@ from dataset_conversion.options import Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import SEED, Split, hold_out
 from dataset_conversion.volumes import nifti_ending, read_header
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 _VOLUME = re.compile(r"(test-)?volume[-_](\d+)\.nii(\.gz)?", re.IGNORECASE)
 _LABEL = re.compile(r"(?:segmentation|label)[-_](\d+)\.nii(\.gz)?", re.IGNORECASE)

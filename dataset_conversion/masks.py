@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 _META_BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),

@@ -14,7 +14,7 @@ from dataset_conversion.options import Options
 from dataset_conversion.source import children, opened
 from dataset_conversion.splits import SEED, Split, hold_out
 from dataset_conversion.volumes import is_nifti, nifti_ending, nifti_stem
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 _TASK_NAME = re.compile(r"Task(\d{2,3})_(\w+)", re.IGNORECASE)
 _KEPT_KEYS = ("description", "release")

@@ -22,7 +22,7 @@ from dataset_conversion.options import Check, Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import Split, from_blocks
 from dataset_conversion.volumes import Geometry, Volume, is_nifti, read_header, read_volume
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 _PATIENT = re.compile(r"PANCREAS_(\d{4})", re.IGNORECASE)
 _LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)

@@ -11,7 +11,7 @@ from dataset_conversion.engine import Dataset, Findings, check_target, convert, 
 from dataset_conversion.options import Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import k_folds
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 _FILE = re.compile(r"liver-(orig|seg)(\d{3})(?:_(?:train|test))?\.(?:mhd|nii|nii\.gz)", re.IGNORECASE)
 

@@ -24,8 +24,8 @@ from dataset_conversion.organs import canonical, is_lesion_of
 from dataset_conversion.source import children
 from dataset_conversion.splits import Split, k_folds
 from dataset_conversion.volumes import Volume, read_header, read_volume
-from nnunet_ext.data.label_sets import KEY
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.label_sets import KEY
 
 BACKGROUND, IGNORE = "background", "ignore"
 _ENDINGS = (".nii.gz", ".nii")

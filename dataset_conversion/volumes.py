@@ -8,10 +8,8 @@ numpy and imaging libraries are imported where they are used: a conversion that 
 
 from __future__ import annotations
 
-import os
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from dataset_conversion.metaimage import check_raw_length
 from dataset_conversion.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header
-from nnunet_ext.errors import UserError, last_line
-from nnunet_ext.nifti_length import promised_length, stored_length
+from nnunet_ext.core.errors import UserError, last_line
+from nnunet_ext.core.files import replaced_when_complete
+from nnunet_ext.core.nifti_length import promised_length, stored_length
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -283,20 +282,9 @@ def write_nifti(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
-    with replaced_when_complete(path) as temporary, temporary.open("wb") as raw:
+    with replaced_when_complete(path, by_process=True) as temporary, temporary.open("wb") as raw:
         if nifti_ending(path) == ".nii":
             image.to_stream(raw)
         else:
             with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
                 image.to_stream(stream)
-
-
-@contextmanager
-def replaced_when_complete(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling to write to; it takes the name ``path`` if nothing is raised, else it is removed."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -118,7 +118,7 @@ def _linked(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def _prepared_unlabelled(_prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    from nnunet_ext.unlabelled.commands import run_preprocess
+    from nnunet_ext.cli.unlabelled import run_preprocess
 
     own = Dataset(tmp_path_factory.mktemp("unlabelled"))
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):

@@ -11,7 +11,7 @@ TRAINER = "nnUNetTrainerRefinedGAN_1epochs_2iters"
 def test_train_continue_export_install_predict(dataset, tmp_path):
     options = ["3d_fullres", "0", "-tr", TRAINER, "-p", PLANS, "-device", "cpu"]
     log = dataset.run("nnUNetv2_train", dataset.id, *options, "--npz").stdout
-    assert "Helper networks that start from random weights: discriminator_1, discriminator_2" in log
+    assert "Auxiliary networks that start from random weights: discriminator_1, discriminator_2" in log
     model = dataset.results / f"{TRAINER}__{PLANS}__3d_fullres"
     validation = model / "fold_0" / "validation"
     assert json.loads((validation / "summary.json").read_text())["metric_per_case"]

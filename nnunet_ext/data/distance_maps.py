@@ -16,7 +16,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from nnunet_ext.evaluation.surface import border
+from nnunet_ext.core.masks import border
 
 Window = tuple[slice, ...]
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects
 
+from nnunet_ext.core.masks import Box, bounding_box, join_boxes
 from nnunet_ext.evaluation.confusion import ConfusionCounts, joint_histogram
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.metrics import (
@@ -21,7 +22,7 @@ from nnunet_ext.evaluation.metrics import (
     presence,
 )
 from nnunet_ext.evaluation.scores import chaos_score, sliver07_score
-from nnunet_ext.evaluation.surface import Box, border_distances, bounding_box, join_boxes, object_border
+from nnunet_ext.evaluation.surface import border_distances, object_border
 from nnunet_ext.evaluation.targets import LabelScheme
 
 Labels = npt.NDArray[np.unsignedinteger[Any]]

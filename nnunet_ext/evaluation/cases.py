@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 _SHOWN = 5
 

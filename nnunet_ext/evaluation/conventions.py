@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 
 Sides = Literal["pooled", "mean_of_sides"]
 PercentileRule = Literal["max_of_sides", "pooled"]

@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.data.label_sets import KEY
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.label_sets import KEY
+from nnunet_ext.core.processes import in_processes
 from nnunet_ext.evaluation.cases import find_cases, missing_message, model_folder
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.reading import find_reader
 from nnunet_ext.evaluation.results import Evaluation, make_folder
 from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
 from nnunet_ext.evaluation.worker import Job, Record, evaluate_case
-from nnunet_ext.processes import in_processes
 
 Progress = Callable[[int, int, str], None]
 _EXAMPLES = 5  # references tried when looking for the right reader

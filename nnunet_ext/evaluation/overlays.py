@@ -14,9 +14,9 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nnunet_ext.core.masks import bounding_box, join_boxes
 from nnunet_ext.evaluation.reading import UnreadableError, find_reader, geometry_difference, read_label_map
 from nnunet_ext.evaluation.results import Evaluation
-from nnunet_ext.evaluation.surface import bounding_box, join_boxes
 from nnunet_ext.evaluation.targets import Target
 
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#22d3ee", "#fb923c"

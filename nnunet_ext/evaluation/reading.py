@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_ext.errors import UserError, last_line
-from nnunet_ext.nifti_length import check_complete
+from nnunet_ext.core.errors import UserError, last_line
+from nnunet_ext.core.nifti_length import check_complete
 
 # Headers of one image written by different tools differ in the last digits of float32.
 _RELATIVE_TOLERANCE = 1e-3

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_ext import __version__
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.metrics import metric, metric_names
 from nnunet_ext.evaluation.targets import FOREGROUND, Target

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import wilcoxon
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.results import Evaluation
 from nnunet_ext.evaluation.targets import FOREGROUND

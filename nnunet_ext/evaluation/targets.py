@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.data.label_sets import label_values
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.label_sets import label_values
 from nnunet_ext.evaluation.conventions import Conventions
 
 FOREGROUND = "foreground"

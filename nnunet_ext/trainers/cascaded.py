@@ -15,15 +15,15 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.losses.adversarial import GeneratorForm
 from nnunet_ext.networks.cascade import CascadedNetwork
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.networks.vgg19_unet import VGG19UNet, colours_of
-from nnunet_ext.trainers.adversarial import AdversarialTrainer
-from nnunet_ext.trainers.frozen_copy import bare
-from nnunet_ext.trainers.region_loss import BasicLossTrainer
-from nnunet_ext.trainers.vgg19_weights import find_vgg19, read_vgg19
+from nnunet_ext.training.adversarial import AdversarialTrainer
+from nnunet_ext.training.region_loss import BasicLossTrainer
+from nnunet_ext.training.teacher import bare
+from nnunet_ext.training.vgg19_weights import find_vgg19, read_vgg19
 
 
 class nnUNetTrainerCascaded(BasicLossTrainer):

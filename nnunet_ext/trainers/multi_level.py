@@ -16,13 +16,13 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch import nn
 from torch.optim import Optimizer
 
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.distance_maps import AddDistanceMaps
-from nnunet_ext.errors import UserError
 from nnunet_ext.losses.boundary import boundary_loss_of_logits
 from nnunet_ext.losses.uncertain_points import IMPORTANCE, OVERSAMPLING, draw_points, uncertain_point_loss
-from nnunet_ext.trainers.extended import ExtendedTrainer
-from nnunet_ext.trainers.region_loss import RegionLoss, choose_region_loss
-from nnunet_ext.trainers.schedules import RestartingPolyLR, first_epoch, ramp, step
+from nnunet_ext.training.base import ExtendedTrainer
+from nnunet_ext.training.region_loss import RegionLoss, choose_region_loss
+from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch, ramp, step
 
 
 class nnUNetTrainerMLL(ExtendedTrainer):

@@ -15,13 +15,13 @@ from torch import distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from nnunet_ext.data.label_sets import label_values
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.label_sets import label_values
 from nnunet_ext.losses.partial import VoxelCrossEntropy, complete_target, pseudo_labels
 from nnunet_ext.losses.prior import DualStep, DualVariables, mean_prediction
-from nnunet_ext.trainers.frozen_copy import FrozenCopy
-from nnunet_ext.trainers.partial_labels import PartialLabelTrainer
-from nnunet_ext.trainers.schedules import RestartingPolyLR, first_epoch
+from nnunet_ext.training.partial_labels import PartialLabelTrainer
+from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch
+from nnunet_ext.training.teacher import Teacher
 
 Supervision = Literal["stock", "cross_entropy"]
 PriorSampling = Literal["patches", "volumes"]
@@ -31,7 +31,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     """J_L + lambda1 * J_P + lambda2 * J_C (Eq. 3) on one dataset of fully and partially labelled cases.
 
     Stage 1 is stock nnU-Net on the fully labelled cases. In stage 2 a quarter of the samples is partially labelled: a
-    frozen copy of the network completes their background with the organs that were not annotated (J_P), and their mean
+    teacher of the network completes their background with the organs that were not annotated (J_P), and their mean
     prediction is drawn to the proportions of the organs in the fully labelled cases (J_C). Inference is that of stock
     nnU-Net, with the same network.
     """
@@ -45,7 +45,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     supervision: Supervision = "stock"
     # Fraction of the run that stage 1 takes. None: section 4.1, 40K of 70K iterations in 2D, 80K of 180K in 3D.
     first_stage: float | None = None
-    # Fraction of the run after which the frozen copy is made anew. None: section 4.1, every 10K of those iterations.
+    # Fraction of the run after which the teacher is made anew. None: section 4.1, every 10K of those iterations.
     refresh_interval: float | None = None
     # Section 4.1: in stage 2 the same decay begins anew, from half the learning rate.
     restart_learning_rate: bool = False
@@ -58,7 +58,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     prior_sampling: PriorSampling = "patches"
     prior_patches: int = 500
 
-    _teacher: FrozenCopy | None = None
+    _teacher: Teacher | None = None
     _duals: DualVariables | None = None
 
     # ---- schedule ----
@@ -76,7 +76,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
 
     @property
     def _refresh_is_due(self) -> bool:
-        """Whether the frozen copy is to be made anew in this epoch of stage 2."""
+        """Whether the teacher is to be made anew in this epoch of stage 2."""
         interval = 10 / sum(self._thousands_of_iterations()) if self.refresh_interval is None else self.refresh_interval
         return (self.current_epoch - self._second_stage) % max(1, round(interval * self.num_epochs)) == 0
 
@@ -131,7 +131,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         return optimizer, scheduler
 
     def on_train_epoch_start(self) -> None:
-        """In stage 2 mix the batches, and make the frozen copy anew where it is due."""
+        """In stage 2 mix the batches, and make the teacher anew where it is due."""
         super().on_train_epoch_start()
         if not self.in_second_stage:
             return
@@ -140,10 +140,10 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         self.prepare_second_stage()
 
     def prepare_second_stage(self) -> None:
-        """Mix the batches from now on; make the frozen copy, the prior and the duals if they are not there."""
+        """Mix the batches from now on; make the teacher, the prior and the duals if they are not there."""
         self.mix()
         if self._teacher is None:
-            self._teacher = FrozenCopy(self.network, self._do_i_compile())
+            self._teacher = Teacher(self.network, self._do_i_compile())
         if self._duals is None and self.prior_weight:
             prior = self.estimate_prior()
             self._duals = DualVariables(prior, self.dual_step)
@@ -272,7 +272,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     # ---- checkpoints ----
 
     def extension_state(self) -> dict[str, Any]:
-        """With the frozen copy, the prior and the duals."""
+        """With the teacher, the prior and the duals."""
         state = super().extension_state()
         for name, part in (("frozen_copy", self._teacher), ("duals", self._duals)):
             if part is not None:
@@ -280,10 +280,10 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         return state
 
     def load_extension_state(self, state: dict[str, Any]) -> None:
-        """With the frozen copy, the prior and the duals; what is missing is made when stage 2 needs it."""
+        """With the teacher, the prior and the duals; what is missing is made when stage 2 needs it."""
         super().load_extension_state(state)
         if "frozen_copy" in state:
-            self._teacher = FrozenCopy(self.network, self._do_i_compile())
+            self._teacher = Teacher(self.network, self._do_i_compile())
             self._teacher.load_state_dict(state["frozen_copy"])
         if "duals" in state and self.prior_weight:
             self._duals = DualVariables(state["duals"]["prior"].to(self.device), self.dual_step)

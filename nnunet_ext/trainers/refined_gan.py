@@ -7,7 +7,7 @@ auxiliary and refined constraints", Scientific Reports 2025, doi 10.1038/s41598-
 from __future__ import annotations
 
 from nnunet_ext.losses.adversarial import GeneratorForm
-from nnunet_ext.trainers.adversarial import AdversarialTrainer
+from nnunet_ext.training.adversarial import AdversarialTrainer
 
 
 class nnUNetTrainerAuxiliaryGAN(AdversarialTrainer):

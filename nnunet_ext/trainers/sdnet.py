@@ -20,16 +20,16 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
 
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.targets import target_maps
+from nnunet_ext.data.unlabelled.images import cases_in
+from nnunet_ext.data.unlabelled.next_stage import Share, predict_for_next_stage
+from nnunet_ext.data.unlabelled.ready import preprocessing_command, ready_cases
+from nnunet_ext.data.unlabelled.store import RAW_FOLDER, store_folder
 from nnunet_ext.data.unlabelled_loader import JoinedBatches, OwnRandomNumbers, UnlabelledDataLoader, stop
-from nnunet_ext.errors import UserError
 from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, difference_region, sharpen, teaching_loss
-from nnunet_ext.trainers.dual import NAMES, DualTrainer
-from nnunet_ext.trainers.schedules import first_epoch, ramp
-from nnunet_ext.unlabelled.images import cases_in
-from nnunet_ext.unlabelled.next_stage import Share, predict_for_next_stage
-from nnunet_ext.unlabelled.ready import preprocessing_command, ready_cases
-from nnunet_ext.unlabelled.store import RAW_FOLDER, store_folder
+from nnunet_ext.training.dual import NAMES, DualTrainer
+from nnunet_ext.training.schedules import first_epoch, ramp
 
 
 class nnUNetTrainerSDNet(DualTrainer):

@@ -2,14 +2,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dataset_truth import assert_equals, folds, report, snapshot
 
 from dataset_conversion.btcv import DATASET, block_split, convert_btcv
 from dataset_conversion.catalogue import BTCV_CASES
 from dataset_conversion.options import Options
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.anatomy import BTCV_LABELS
 from nnunet_ext.phantom.btcv import VARIANTS, write_btcv
+from tests.dataset_conversion.dataset_truth import assert_equals, folds, report, snapshot
 
 SHAPE = (8, 20, 24)
 

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from dataset_conversion.dicom import dicom_files, order_by_position, read_slice, read_stack
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom import dicom
 from nnunet_ext.phantom.anatomy import make_phantom
 from nnunet_ext.phantom.layout import Truth, truth_of

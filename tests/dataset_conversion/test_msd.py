@@ -12,14 +12,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dataset_truth import assert_equals, snapshot
 
 from dataset_conversion.msd import convert_msd
 from dataset_conversion.options import Options
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.contrast import CT, MR_T1_IN_PHASE
 from nnunet_ext.phantom.layout import Layout
 from nnunet_ext.phantom.msd import write_msd
+from tests.dataset_conversion.dataset_truth import assert_equals, snapshot
 
 SHAPE = (8, 20, 24)
 DATASET = "Dataset090_PhantomAbdomen"
@@ -451,7 +451,7 @@ def test_command_line(raw, task):
 
 def test_command_line_reports_one_sentence_and_exit_code_1(raw, task):
     truncate(image(task, 2))
-    command = [sys.executable, "-m", "nnunet_ext.cli", "convert", "msd", str(task.folder)]
+    command = [sys.executable, "-m", "nnunet_ext", "convert", "msd", str(task.folder)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -460,7 +460,7 @@ def test_command_line_reports_one_sentence_and_exit_code_1(raw, task):
 
 def test_command_line_without_room_for_the_dataset(raw, task, monkeypatch):
     (raw / f".{DATASET}.partial").write_text("in the way")
-    command = [sys.executable, "-m", "nnunet_ext.cli", "convert", "msd", str(task.folder)]
+    command = [sys.executable, "-m", "nnunet_ext", "convert", "msd", str(task.folder)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "Not a directory" in done.stderr and done.stderr.count("\n") == 1
@@ -491,7 +491,7 @@ def test_error_in_a_worker_process(raw, task):
 
 def test_help_needs_no_heavy_import():
     code = (
-        "import sys; from nnunet_ext.cli import app; "
+        "import sys; from nnunet_ext.cli.app import app; "
         "assert not {'numpy', 'SimpleITK', 'torch', 'nibabel', 'nnunetv2'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_truth import assert_equals, folds, report, snapshot
 
 from dataset_conversion.catalogue import NIH_CASES
 from dataset_conversion.nih_pancreas import convert_nih_pancreas, zhou_split
 from dataset_conversion.options import Options
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom import dicom
 from nnunet_ext.phantom.layout import write_apple_double
 from nnunet_ext.phantom.nih_pancreas import VARIANTS, write_nih_pancreas
+from tests.dataset_conversion.dataset_truth import assert_equals, folds, report, snapshot
 
 SHAPE = (8, 20, 24)
 LARGE = (16, 40, 40)  # enough pancreas to judge its intensities

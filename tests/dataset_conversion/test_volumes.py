@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion import volumes
 from dataset_conversion.nifti_header import ENOUGH, parse_nifti_header
 from dataset_conversion.volumes import Geometry, read_header, read_volume, write_nifti
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.files import replaced_when_complete
 
 REAL = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
@@ -165,7 +165,7 @@ def test_written_volumes_come_back(tmp_path, ending, axes):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), volumes.replaced_when_complete(path) as temporary:
+    with pytest.raises(ZeroDivisionError), replaced_when_complete(path) as temporary:
         temporary.write_text("new")
         raise ZeroDivisionError
     assert [p.name for p in tmp_path.iterdir()] == ["x"]

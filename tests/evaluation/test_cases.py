@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.cases import find_cases, missing_message
 
 

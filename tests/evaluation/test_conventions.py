@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.conventions import PRESETS, Conventions, conventions_from, parse_absent_distance
 
 

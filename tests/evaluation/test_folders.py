@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation import worker
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.folders import evaluate_folders, find_dataset_json
@@ -174,7 +174,7 @@ def test_an_output_folder_that_cannot_be_made(tmp_path):
 
 def test_no_torch_is_imported():
     code = (
-        "import sys, nnunet_ext.evaluation.folders, nnunet_ext.evaluation.commands, nnunet_ext.evaluation.reading as r;"
+        "import sys, nnunet_ext.evaluation.folders, nnunet_ext.cli.evaluation, nnunet_ext.evaluation.reading as r;"
         "r.find_reader({'file_ending': '.nii.gz', 'overwrite_image_reader_writer': 'SimpleITKIO'}, []);"
         "sys.exit('torch' in sys.modules)"
     )

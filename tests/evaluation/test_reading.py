@@ -4,7 +4,7 @@ import pytest
 import SimpleITK as sitk
 from skimage import io as skio
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.reading import UnreadableError, find_reader, geometry_difference, read_label_map
 from tests.evaluation.folders import SPACING, label_map, write
 

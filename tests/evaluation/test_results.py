@@ -4,7 +4,7 @@ import math
 import pandas as pd
 import pytest
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.folders import evaluate_folders
 from nnunet_ext.evaluation.results import Evaluation

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.metrics import metric_names
 from nnunet_ext.evaluation.results import Evaluation

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunet_ext.core.masks import border, bounding_box
 from nnunet_ext.evaluation import surface
 from nnunet_ext.evaluation.distances import Distances
-from nnunet_ext.evaluation.surface import border, bounding_box, surface_distances
+from nnunet_ext.evaluation.surface import surface_distances
 from tests.evaluation.brute_force import KINDS, SHAPES, border_points, directed, random_masks
 
 CONVENTIONS = [{"neighbourhood": n, "edge_is_surface": edge} for n in (6, 18, 26) for edge in (True, False)]

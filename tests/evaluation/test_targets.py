@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.conventions import PRESETS
 from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
 

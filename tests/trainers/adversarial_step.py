@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.trainers.building import random_batch
+from tests.training.building import random_batch
 
 
 def reference_step(trainer, batch):
     """The equations written out with literal logarithms: losses, and the gradient of L_G for the network."""
     network = copy.deepcopy(trainer.network)
-    discriminators = [copy.deepcopy(helper.module) for helper in trainer.helpers.values()]
+    discriminators = [copy.deepcopy(helper.module) for helper in trainer.auxiliary.values()]
     outputs = network(batch["data"])
     targets = batch["target"]
     total = trainer.loss(outputs, targets)
@@ -83,7 +83,7 @@ def assert_step_is_the_equation(trainer):
     for name, parameter in trainer.network.named_parameters():
         if name in gradients:
             assert torch.allclose(parameter.grad, gradients[name] * clip, rtol=1e-3, atol=1e-6), name
-    for helper, expected in zip(trainer.helpers.values(), discriminators, strict=True):
+    for helper, expected in zip(trainer.auxiliary.values(), discriminators, strict=True):
         for p, q in zip(helper.module.parameters(), expected.parameters(), strict=True):
             assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-7)  # of Eq. 5 alone, not of Eq. 4
             clear = q.grad.abs() > 1e-5  # Adam's first step is the rate, with the sign of the gradient

@@ -8,15 +8,15 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.networks.cascade import normalise
 from nnunet_ext.networks.vgg19_unet import VGG19UNet
 from nnunet_ext.trainers import cascaded
 from tests.conftest import Dataset
-from tests.trainers import building
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
-from tests.trainers.building import build, cascade, random_batch, residual, run_epochs
-from tests.trainers.processes import in_two_processes
+from tests.training import building
+from tests.training.building import build, cascade, random_batch, residual, run_epochs
+from tests.training.processes import in_two_processes
 
 CASCADED, GAN = "nnUNetTrainerCascaded", "nnUNetTrainerCascadedGAN"
 VGG, VGG_GAN = "nnUNetTrainerCascadedVGG19", "nnUNetTrainerCascadedVGG19GAN"
@@ -57,7 +57,7 @@ SETTINGS = {
 def test_a_step_is_equations_1_and_2(dataset, setting):
     trainer = build(dataset, GAN, **SETTINGS[setting])
     assert_step_is_the_equation(trainer)
-    discriminator = trainer.helpers["discriminator_1"].module
+    discriminator = trainer.auxiliary["discriminator_1"].module
     heads = trainer.label_manager.num_segmentation_heads
     assert discriminator.layers[0].in_channels == trainer.num_input_channels + heads
 
@@ -98,7 +98,7 @@ def test_mixed_precision_keeps_statistics_and_discriminator_in_float32(dataset, 
     full = reference_step(trainer, batch)[0]
     monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
     seen = []
-    helper = trainer.helpers["discriminator_1"]
+    helper = trainer.auxiliary["discriminator_1"]
     step = helper.step
     monkeypatch.setattr(helper, "step", lambda loss: (seen.append(loss.dtype), step(loss)))
     output = trainer.train_step(batch)
@@ -167,7 +167,7 @@ def test_train_continue_and_predict(dataset, monkeypatch, name, configuration):
     second.load_checkpoint(f"{second.output_folder}/checkpoint_latest.pth")
     for (key, p), q in zip(second.network.state_dict().items(), first.network.state_dict().values(), strict=True):
         assert torch.equal(p, q), key
-    states = (trainer.helpers["discriminator_1"].module.state_dict().values() for trainer in (first, second))
+    states = (trainer.auxiliary["discriminator_1"].module.state_dict().values() for trainer in (first, second))
     for p, q in zip(*states, strict=True):
         assert torch.equal(p, q)
     run_epochs(second, 3)
@@ -192,7 +192,7 @@ def _make(dataset: Dataset):
 
 def _train(trainer, rank: int):
     losses = [trainer.train_step(random_batch(trainer, seed=2 * step + rank))["loss"] for step in range(2)]
-    networks = (trainer.network.module, trainer.helpers["discriminator_1"].module)
+    networks = (trainer.network.module, trainer.auxiliary["discriminator_1"].module)
     return {"losses": losses, "weights": [network.state_dict() for network in networks]}
 
 
@@ -232,7 +232,7 @@ def test_both_encoders_start_from_the_given_file(dataset, monkeypatch, tmp_path,
 def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch, tmp_path):
     monkeypatch.delenv("NNUNET_EXT_VGG19")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("nnunet_ext.trainers.vgg19_weights.try_to_load_from_cache", lambda *names: None)
+    monkeypatch.setattr("nnunet_ext.training.vgg19_weights.try_to_load_from_cache", lambda *names: None)
     with pytest.raises(UserError, match=r"no ImageNet weights of VGG-19: .*IMAGENET1K_V1.*or to random to start"):
         build(dataset, VGG, "2d").initialize()
 
@@ -242,7 +242,7 @@ def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch
     save_file(weights_of(NARROW, 1), timm)
     asked = []
     monkeypatch.setattr(
-        "nnunet_ext.trainers.vgg19_weights.try_to_load_from_cache", lambda *names: (asked.append(names), str(timm))[1]
+        "nnunet_ext.training.vgg19_weights.try_to_load_from_cache", lambda *names: (asked.append(names), str(timm))[1]
     )
     trainer = build(dataset, VGG, "2d")
     trainer.initialize()

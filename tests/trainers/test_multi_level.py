@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.distance_maps import signed_distance_maps
-from nnunet_ext.errors import UserError
 from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
-from nnunet_ext.trainers.schedules import RestartingPolyLR, first_epoch, ramp, step
-from tests.trainers import building
-from tests.trainers.building import REGIONS, build, cascade, random_batch, residual
+from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch, ramp, step
+from tests.training import building
+from tests.training.building import REGIONS, build, cascade, random_batch, residual
 
 MLL = "nnUNetTrainerMLL_20epochs_2iters"
 SETTINGS = {

@@ -8,10 +8,10 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ext.errors import UserError
+from nnunet_ext.core.errors import UserError
 from nnunet_ext.losses.prior import DualVariables
-from nnunet_ext.trainers.frozen_copy import FrozenCopy
-from tests.trainers.building import REGIONS, assert_loads_into_stock, build, cascade, random_batch, residual, run_epochs
+from nnunet_ext.training.teacher import Teacher
+from tests.training.building import REGIONS, assert_loads_into_stock, build, cascade, random_batch, residual, run_epochs
 
 PANN, PARTIAL = "nnUNetTrainerPaNN_18epochs_2iters", "nnUNetTrainerPartial_18epochs_2iters"
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
@@ -46,7 +46,7 @@ def made(dataset, name=PANN, **options):
 
 
 def ready(dataset, name=PANN, epoch=12, **options):
-    """In stage 2, with a frozen copy of other weights and duals that are no longer where they began."""
+    """In stage 2, with a teacher of other weights and duals that are no longer where they began."""
     trainer = made(dataset, name, **options)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
@@ -55,7 +55,7 @@ def ready(dataset, name=PANN, epoch=12, **options):
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.5)
-    trainer._teacher = FrozenCopy(other)
+    trainer._teacher = Teacher(other)
     if trainer.prior_weight:
         prior = torch.tensor([0.7, 0.25, 0.05][-len(trainer.class_names()) :])
         trainer._duals = DualVariables(prior, trainer.dual_step)

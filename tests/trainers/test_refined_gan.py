@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ext.errors import UserError
-from tests.trainers import building
+from nnunet_ext.core.errors import UserError
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
-from tests.trainers.building import assert_loads_into_stock, build, cascade, random_batch, residual
+from tests.training import building
+from tests.training.building import assert_loads_into_stock, build, cascade, random_batch, residual
 
 GAN = "nnUNetTrainerRefinedGAN"
 
@@ -59,7 +59,7 @@ def test_anisotropic_plans_give_anisotropic_discriminators(dataset):
     trainer = build(dataset, GAN, change_plans=anisotropic)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
-    first, second = (helper.module.layers[0] for helper in trainer.helpers.values())
+    first, second = (helper.module.layers[0] for helper in trainer.auxiliary.values())
     assert first.kernel_size == (1, 7, 7)  # 5 mm against 0.8 mm
     assert second.kernel_size == (1, 7, 7)  # 5 mm against 1.6 mm at half resolution
     assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
@@ -88,7 +88,7 @@ def test_auxiliary_gan_runs_without_deep_supervision(dataset):
     trainer = build(dataset, "nnUNetTrainerAuxiliaryGAN", enable_deep_supervision=False)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(False)
-    assert list(trainer.helpers) == ["discriminator_1"]
+    assert list(trainer.auxiliary) == ["discriminator_1"]
     assert np.isfinite(trainer.train_step(random_batch(trainer))["loss"])
 
 
@@ -140,12 +140,12 @@ def test_mixed_precision_keeps_the_adversarial_terms_in_float32(dataset, monkeyp
     full = reference_step(trainer, batch)[0]
     monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
     seen = []
-    for helper in trainer.helpers.values():
+    for helper in trainer.auxiliary.values():
         step = helper.step
         monkeypatch.setattr(helper, "step", lambda loss, step=step: (seen.append(loss.dtype), step(loss)))
     output = trainer.train_step(batch)
     assert seen == [torch.float32, torch.float32]
-    assert all(torch.isfinite(p).all() for helper in trainer.helpers.values() for p in helper.module.parameters())
+    assert all(torch.isfinite(p).all() for helper in trainer.auxiliary.values() for p in helper.module.parameters())
     for name, value in full.items():
         assert output[name] == pytest.approx(value, rel=0.05, abs=0.02), name
 

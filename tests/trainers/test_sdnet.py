@@ -14,17 +14,17 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.data.unlabelled import next_stage
+from nnunet_ext.data.unlabelled.preprocess import preprocess_images
+from nnunet_ext.data.unlabelled.store import StoreRecord, case_files, store_folder
 from nnunet_ext.data.unlabelled_loader import UnlabelledDataLoader
-from nnunet_ext.errors import UserError
 from nnunet_ext.networks.dual import DualNetwork
+from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.trainers import sdnet
-from nnunet_ext.trainers.checkpoint import EXTENSION_KEY
-from nnunet_ext.trainers.dual import NAMES, SECOND, _Distributed
-from nnunet_ext.trainers.lookup import find_trainer
-from nnunet_ext.unlabelled import next_stage
-from nnunet_ext.unlabelled.preprocess import preprocess_images
-from nnunet_ext.unlabelled.store import StoreRecord, case_files, store_folder
-from tests.trainers.building import SETTINGS, build, cascade, random_batch, residual, run_epochs
+from nnunet_ext.training.checkpoint import EXTENSION_KEY
+from nnunet_ext.training.dual import NAMES, SECOND, _Distributed
+from tests.training.building import SETTINGS, build, cascade, random_batch, residual, run_epochs
 
 SDNET = "nnUNetTrainerSDNet_4epochs_3iters"
 LABELLED = "nnUNetTrainerSDNetLabelled_4epochs_3iters"
@@ -389,7 +389,7 @@ def test_best_is_chosen_before_the_validation_whose_score_a_checkpoint_is_kept_f
     trainer, _ = ready(unlabelled_dataset, inference="best")
     assert epoch(trainer, (10, 1)) == (0.5, 0.5)
     assert epoch(trainer, (1, 100)) == (1, 0)
-    trainer.dice_memory = 0.0
+    trainer.dice_momentum = 0.0
     assert epoch(trainer, (1, 100)) == (1, 0)
     again = build(unlabelled_dataset, SDNET, inference="best")
     again.load_checkpoint(str(tmp_path / "c.pth"))

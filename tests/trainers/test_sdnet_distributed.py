@@ -3,8 +3,8 @@
 import torch
 
 from tests.conftest import Dataset
-from tests.trainers.building import build, random_batch
-from tests.trainers.processes import in_two_processes
+from tests.training.building import build, random_batch
+from tests.training.processes import in_two_processes
 
 NAME = "nnUNetTrainerSDNet_4epochs_3iters"
 

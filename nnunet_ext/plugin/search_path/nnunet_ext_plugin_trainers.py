@@ -13,6 +13,6 @@ except ModuleNotFoundError:
 def __getattr__(name: str) -> type:
     if name.startswith("__"):
         raise AttributeError(name)
-    from nnunet_ext.trainers.lookup import find_for_nnunet
+    from nnunet_ext.plugin.lookup import find_for_nnunet
 
     return find_for_nnunet(name)

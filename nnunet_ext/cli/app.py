@@ -1,0 +1,223 @@
+"""The ``nnunet-ext`` command: one short function per command, each importing what it needs when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dataset_conversion.cli import app as convert_app
+from nnunet_ext import __version__
+
+app = typer.Typer(
+    name="nnunet-ext",
+    help="Datasets, trainers and evaluation that extend nnU-Net v2. "
+    "Train and predict with the stock nnUNetv2_* commands.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(convert_app, name="convert")
+
+DEMO_TRAINER = "nnUNetTrainerRefinedGAN_18epochs_120iters"
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def evaluate(
+    reference_dir: Annotated[Path, typer.Argument(help="Folder of reference label maps, such as labelsTr.")],
+    prediction_dir: Annotated[
+        Path,
+        typer.Argument(help="Folder of predictions, fold_X/validation, or a trained-model folder (all its folds)."),
+    ],
+    dataset_json: Annotated[
+        Path | None, typer.Option("-djfile", help="dataset.json; found beside the folders by default.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="Default: folder evaluation in PREDICTION_DIR.")] = None,
+    preset: Annotated[str, typer.Option(help="Conventions: papers, chaos, sliver07 or lits.")] = "papers",
+    processes: Annotated[
+        int | None, typer.Option("-np", min=1, metavar="N", help="Processes; default: cores, at most 8.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", metavar="", help="Score absent or unusable predictions as missed.")
+    ] = False,
+    only_predicted: Annotated[
+        bool, typer.Option("--only-predicted", metavar="", help="Pass over references without a prediction.")
+    ] = False,
+    splits: Annotated[
+        Path | None, typer.Option(help="splits_final.json; tells which cases the folds should hold.")
+    ] = None,
+    border: Annotated[int | None, typer.Option(help="Border neighbourhood: 6, 18 or 26.")] = None,
+    edge: Annotated[
+        bool | None, typer.Option("--edge/--no-edge", metavar="", help="Whether the image edge is surface.")
+    ] = None,
+    averaging: Annotated[str | None, typer.Option(help="ASSD and RMSD: pooled or mean_of_sides.")] = None,
+    percentile: Annotated[str | None, typer.Option(help="HD95: max_of_sides or pooled.")] = None,
+    absent: Annotated[
+        str | None, typer.Option(help="Distance of a missed class: diagonal, infinity or a number of mm.")
+    ] = None,
+    nsd: Annotated[
+        list[float] | None, typer.Option(metavar="MM", help="Surface Dice tolerance in mm; may be repeated.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Images for the pictures; default: images* beside labels*.")
+    ] = None,
+    worst: Annotated[int, typer.Option(min=0, metavar="N", help="Number of worst cases pictured.")] = 8,
+    report: Annotated[bool, typer.Option("--report/--no-report", metavar="", help="Write report.html.")] = True,
+) -> None:
+    """Evaluate predictions: summary.json, metrics.csv, report.html and a table.
+
+    Example: nnunet-ext evaluate nnUNet_raw/Dataset504_CHAOS_CT/labelsTr predictions --preset chaos
+    """
+    from nnunet_ext.cli.evaluation import default_processes, run_evaluate
+    from nnunet_ext.evaluation.conventions import conventions_from, parse_absent_distance
+
+    conventions = conventions_from(
+        preset,
+        border_neighbourhood=border,
+        edge_is_surface=edge,
+        averaging=averaging,
+        percentile_rule=percentile,
+        absent_distance=parse_absent_distance(absent),
+        nsd_tolerances_mm=tuple(nsd) if nsd else None,
+    )
+    run_evaluate(
+        reference_dir,
+        prediction_dir,
+        dataset_json,
+        output,
+        conventions,
+        num_processes=processes or default_processes(),
+        allow_missing=allow_missing,
+        only_predicted=only_predicted,
+        splits_file=splits,
+        images_dir=images,
+        n_worst=worst,
+        write_report=report,
+    )
+
+
+@app.command()
+def compare(
+    results: Annotated[list[str], typer.Argument(metavar="NAME=RESULT_DIR...", help="Results of evaluate.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder for tables and report.")] = Path("comparison"),
+    metrics: Annotated[str, typer.Option(help="Metrics to test, separated by commas.")] = "Dice,ASSD,HD95",
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Every pair, not only against the first.")] = False,
+    common: Annotated[bool, typer.Option("--common", help="Compare on the cases that all models share.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Compare models case by case: differences, intervals, tests, LaTeX and Markdown tables.
+
+    Example: nnunet-ext compare stock=stock/evaluation refined=refined/evaluation -o comparison
+    """
+    from nnunet_ext.cli.evaluation import named_folders, run_compare
+
+    run_compare(named_folders(results), output, metrics.split(","), all_pairs=all_pairs, common=common, seed=seed)
+
+
+@app.command("preprocess-unlabelled")
+def preprocess_unlabelled(
+    dataset: Annotated[str, typer.Option("-d", help="Number or name of the dataset.", show_default=False)],
+    configuration: Annotated[
+        list[str] | None, typer.Option("-c", help="Of the plans; may be repeated. Default: all that are preprocessed.")
+    ] = None,
+    plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
+    processes: Annotated[
+        int | None, typer.Option("-np", min=1, help="Processes; default: as nnUNetv2_preprocess, at most the cores.")
+    ] = None,
+) -> None:
+    """Preprocess the images in imagesUn of a raw dataset, which have no labels, for nnUNetTrainerSDNet.
+
+    Run nnUNetv2_plan_and_preprocess before. Run again to continue after a stop, or when images came or went.
+    Refused are copies of training images, and images of another dimension, orientation or number of channels than
+    these have, or with voxels more than four times larger or smaller.
+
+    Example: nnunet-ext preprocess-unlabelled -d 503 -c 3d_fullres
+    """
+    from nnunet_ext.cli.unlabelled import run_preprocess
+
+    run_preprocess(dataset, configuration or (), plans, processes)
+
+
+@app.command()
+def trainers() -> None:
+    """List the trainers: what each does, where it is described, what it needs and costs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nnunet_ext.plugin.registry import TRAINERS
+
+    console = Console()
+    for entry in TRAINERS.values():
+        console.print(f"[bold]{entry.name}[/bold]", highlight=False)
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+        for heading, text in entry.details().items():
+            table.add_row(f"[dim]{heading}[/dim]", text)
+        console.print(table)
+    console.print("\nUse one with [bold]nnUNetv2_train ... -tr NAME[/bold]. Any of them, and any stock trainer,")
+    console.print("takes a run length: [bold]NAME_<N>epochs[/bold], [bold]NAME_<N>epochs_<M>iters[/bold].")
+
+
+@app.command()
+def path() -> None:
+    """Print the folder for nnU-Net's variable nnUNet_extTrainer, for where the start-up hook does not run.
+
+    Example: export nnUNet_extTrainer=$(nnunet-ext path)
+    """
+    from nnunet_ext.plugin.startup import plugin_folder
+
+    typer.echo(plugin_folder())
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, device, folders and trainers, and say what to fix; exit code 1 if anything is."""
+    from rich.console import Console
+
+    from nnunet_ext.cli.doctor import examine
+
+    console = Console(soft_wrap=True)
+    all_fine = True
+    for finding in examine():
+        all_fine &= finding.is_fine
+        mark = "[green]ok  [/green]" if finding.is_fine else "[red]fix [/red]"
+        console.print(f"{mark} [bold]{finding.subject:<21}[/bold]", end=" ")
+        console.print(finding.message, markup=False, highlight=False)
+    if not all_fine:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A Decathlon task, e.g. Task04_Hippocampus; without it, a synthetic abdomen.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything that is made.")] = Path("demo"),
+    trainer: Annotated[str, typer.Option("-tr", help="Trainer, with its run length.")] = DEMO_TRAINER,
+) -> None:
+    """Run the whole of nnU-Net once, small: convert, plan, train, predict, evaluate, show.
+
+    The commands are shown as they run, for you to use on your own data.
+    """
+    from nnunet_ext.cli.demo import run_demo
+
+    run_demo(folder, output, trainer)

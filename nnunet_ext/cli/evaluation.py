@@ -1,0 +1,213 @@
+"""What ``nnunet-ext evaluate`` and ``nnunet-ext compare`` do: run, write files, show tables on the terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.evaluation import report, statistics, tables
+from nnunet_ext.evaluation.conventions import Conventions
+from nnunet_ext.evaluation.folders import evaluate_folders, find_dataset_json
+from nnunet_ext.evaluation.metrics import Metric, metric
+from nnunet_ext.evaluation.overlays import worst_overlays
+from nnunet_ext.evaluation.results import Evaluation, make_folder
+from nnunet_ext.evaluation.targets import read_dataset_json
+
+_TERMINAL_METRICS = ("Dice", "ASSD")
+_MAX_PROCESSES = 8  # nnU-Net's default number of processes
+CACHE = "cases"
+"""Folder of finished cases inside the output folder."""
+
+
+def default_processes() -> int:
+    """One process per core, at most as many as nnU-Net uses."""
+    return min(_MAX_PROCESSES, os.cpu_count() or 1)
+
+
+def run_evaluate(
+    reference_dir: Path,
+    prediction_dir: Path,
+    dataset_json_file: Path | None,
+    output: Path | None,
+    conventions: Conventions,
+    *,
+    num_processes: int,
+    allow_missing: bool,
+    only_predicted: bool,
+    splits_file: Path | None,
+    images_dir: Path | None,
+    n_worst: int,
+    write_report: bool,
+) -> Evaluation:
+    """Evaluate, write ``summary.json``, ``metrics.csv`` and ``report.html``, and print a table.
+
+    Raises:
+        UserError: See :func:`~nnunet_ext.evaluation.folders.evaluate_folders`.
+    """
+    console = Console()
+    dataset_json_file = dataset_json_file or find_dataset_json(reference_dir, prediction_dir)
+    dataset_json = read_dataset_json(dataset_json_file)
+    output = output or prediction_dir / "evaluation"
+    with _progress(console) as progress:
+        task = progress.add_task("Evaluating", total=None)
+        evaluation = evaluate_folders(
+            reference_dir,
+            prediction_dir,
+            dataset_json,
+            conventions,
+            allow_missing=allow_missing,
+            only_predicted=only_predicted,
+            splits_file=splits_file,
+            num_processes=num_processes,
+            cache_dir=output / CACHE,
+            progress=lambda done, total, case: progress.update(
+                task, completed=done, total=total, description=f"Evaluating {case}"
+            ),
+        )
+    evaluation.save(output)
+    written = ["summary.json", "metrics.csv"]
+    if write_report:
+        overlays = worst_overlays(evaluation, dataset_json, images_dir, "Dice", n_worst)
+        title = str(dataset_json.get("name") or prediction_dir.resolve().name)
+        (output / "report.html").write_text(report.evaluation_report(evaluation, overlays, title), encoding="utf-8")
+        written.append("report.html")
+    _show_evaluation(console, evaluation)
+    console.print(f"Written to {output}: {', '.join(written)}", soft_wrap=True, highlight=False)
+    return evaluation
+
+
+def run_compare(
+    folders: Mapping[str, Path],
+    output: Path,
+    metrics: Sequence[str],
+    *,
+    all_pairs: bool,
+    common: bool,
+    seed: int,
+) -> list[statistics.PairedResult]:
+    """Compare results, write tables and a report, and print the tests.
+
+    Raises:
+        UserError: See :func:`~nnunet_ext.evaluation.statistics.load_models`.
+    """
+    console = Console()
+    models, notes = statistics.load_models(folders, common)
+    results = statistics.compare(models, metrics, all_pairs, seed)
+    made = report.comparison_tables(models)
+    make_folder(output)
+    (output / "tables.md").write_text("\n".join(t.markdown() for t in made), encoding="utf-8")
+    (output / "tables.tex").write_text("\n".join(t.latex() for t in made), encoding="utf-8")
+    statistics.as_frame(results).to_csv(output / "comparison.csv", index=False)
+    html = report.comparison_report(models, results, notes, " · ".join(models))
+    (output / "report.html").write_text(html, encoding="utf-8")
+    for note in notes:
+        console.print(Text(note, style="yellow"))
+    _show_comparison(console, results)
+    names = "comparison.csv, tables.md, tables.tex, report.html"
+    console.print(f"Written to {output}: {names}", soft_wrap=True, highlight=False)
+    return results
+
+
+def named_folders(arguments: Sequence[str]) -> dict[str, Path]:
+    """Split ``NAME=RESULT_DIR`` arguments.
+
+    Raises:
+        UserError: If one has another form or a name comes twice.
+    """
+    folders: dict[str, Path] = {}
+    for argument in arguments:
+        name, found, folder = argument.partition("=")
+        if not (name and found and folder):
+            raise UserError(f"{argument!r} is not of the form NAME=RESULT_DIR")
+        if name in folders:
+            raise UserError(f"the name {name!r} stands for two results")
+        folders[name] = Path(folder)
+    return folders
+
+
+def _progress(console: Console) -> Progress:
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True)
+
+
+def _print_table(
+    console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
+) -> None:
+    """A table whose first column gives way where the terminal is narrow; numbers are never cut."""
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for i, name in enumerate(head):
+        widest = max(len(name), *(len(row[i]) for row in rows))
+        if i == 0:
+            shown.add_column(name, no_wrap=True, overflow="ellipsis")
+        else:
+            shown.add_column(name, justify="right", no_wrap=True, min_width=widest)
+    for i, row in enumerate(rows):
+        shown.add_row(*(Text(cell) for cell in row), style=styles[i] if styles else "")
+    console.print(shown)
+
+
+def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
+    scores = [n for n in evaluation.metrics if n.endswith("_score")]
+    names = [*_TERMINAL_METRICS, *(scores or ["HD95"])]
+    table = tables.summary_table(evaluation, names)
+    counts = evaluation.counts()
+    rows = []
+    for cells in table.rows:
+        own = counts.loc[cells[0].text] if cells[0].text in counts.index else None
+        last = ["", "", ""] if own is None else [str(own[k]) for k in ("missed", "false_positive", "scored")]
+        rows.append([*(cell.text for cell in cells), *last])
+    heads = ("Class", *(_short_head(metric(n)) for n in names), "missed", "false+", "n")
+    _print_table(console, f"{len(evaluation.cases)} cases, mean ± std; all metrics are in the files", heads, rows)
+    for note in evaluation.notes:
+        console.print(Text(note, style="yellow"))
+    for case in evaluation.cases:
+        if case["note"]:
+            console.print(Text(f"{case['case']} {case['note']}", style="yellow"), soft_wrap=True)
+    words = dict(evaluation.conventions.describe())
+    console.print(
+        f"Conventions {words['Preset']}: {words['Surface']}; image edge {words['Image edge']}; a missed class has "
+        f"{words['Class in only one label map']}.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _show_comparison(console: Console, results: Sequence[statistics.PairedResult]) -> None:
+    pairs = {(r.first, r.second) for r in results}
+    rows, styles = [], []
+    for r in results:
+        d = metric(r.metric)
+        name = tables.class_name(r.label)
+        rows.append(
+            (
+                name if len(pairs) == 1 else f"{r.second} − {r.first}, {name}",
+                _short_head(d),
+                tables.shown(d, r.difference),
+                f"[{tables.shown(d, r.low)}, {tables.shown(d, r.high)}]",
+                f"{r.wins}:{r.losses}",
+                tables.p_value(r.p_holm),
+            )
+        )
+        styles.append("" if not r.p_holm < 0.05 else "green" if r.wins > r.losses else "red")
+    what = f"{results[0].second} − {results[0].first}" if len(pairs) == 1 else "Paired differences"
+    title = f"{what}, {results[0].n} cases: mean difference, 95 % bootstrap interval, Wilcoxon with Holm"
+    heads = ("Class", "Metric", "Difference", "Interval", "Won:lost", "p (Holm)")
+    _print_table(console, title, heads, rows, styles)
+
+
+def _short_head(described: Metric) -> str:
+    return f"{described.title} {described.shown_unit}"

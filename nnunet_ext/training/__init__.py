@@ -1,0 +1,1 @@
+"""The machinery of training: base trainer, auxiliary networks, teacher, checkpoints, curves, schedules."""

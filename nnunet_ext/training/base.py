@@ -1,0 +1,237 @@
+"""What all trainers here share: auxiliary networks, checkpoints that continue exactly, curves of loss terms."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import dummy_context
+from torch import autocast, nn
+from torch import distributed as dist
+
+from nnunet_ext.core.console import print_without_traceback
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.training.auxiliary import AuxiliaryNetwork, OptimizerFactory, SchedulerFactory
+from nnunet_ext.training.checkpoint import (
+    EXTENSION_KEY,
+    random_states,
+    read_checkpoint,
+    restore_random_states,
+    write_checkpoint,
+)
+from nnunet_ext.training.curves import LossCurves, mean_of_known
+
+
+class ExtendedTrainer(nnUNetTrainer):
+    """``nnUNetTrainer`` with auxiliary networks that train, save and resume with it.
+
+    A trainer derived from this one overrides :meth:`check_supported` and :meth:`build_auxiliary`, and in its
+    ``train_step`` uses :meth:`to_device`, :meth:`autocast`, :meth:`network_step` and :meth:`step_output`.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        print_without_traceback()
+        self.auxiliary: dict[str, AuxiliaryNetwork] = {}
+        self.loss_curves = LossCurves()
+        self._resumed_random_states: dict[str, Any] | None = None
+
+    # ---- what a derived trainer overrides ----
+
+    def check_supported(self) -> None:
+        """Raise :class:`UserError` with one sentence if the plan, the dataset or the options cannot work."""
+
+    def build_auxiliary(self) -> dict[str, AuxiliaryNetwork]:
+        """Make the auxiliary networks, by name; called once, after ``self.network`` exists."""
+        return {}
+
+    # ---- building blocks for derived trainers ----
+
+    def make_auxiliary(
+        self,
+        module: nn.Module,
+        optimizer: OptimizerFactory,
+        initial_lr: float,
+        may_compile: bool = True,
+        scheduler: SchedulerFactory | None = None,
+    ) -> AuxiliaryNetwork:
+        """Make a auxiliary network on this trainer's device.
+
+        ``may_compile``: use ``torch.compile`` where nnU-Net does. ``scheduler``: makes the learning rate schedule;
+        default: nnU-Net's, from ``initial_lr``.
+        """
+        return AuxiliaryNetwork(
+            module,
+            optimizer,
+            self.device,
+            scheduler=scheduler or (lambda made: PolyLRScheduler(made, initial_lr, self.num_epochs)),
+            compile_module=may_compile and self._do_i_compile(),
+        )
+
+    def to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        """Image (B, C, *spatial) and target, a tensor or a list of one per output scale, on the device."""
+        target = batch["target"]
+        if isinstance(target, list):
+            moved: Any = [t.to(self.device, non_blocking=True) for t in target]
+        else:
+            moved = target.to(self.device, non_blocking=True)
+        return batch["data"].to(self.device, non_blocking=True), moved
+
+    def autocast(self) -> AbstractContextManager:
+        """Mixed precision where nnU-Net uses it: on cuda only."""
+        return autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context()
+
+    def network_step(self, loss: torch.Tensor) -> None:
+        """One step of ``self.optimizer`` down the gradient of ``loss``, as the stock ``train_step`` does it."""
+        if self.grad_scaler is None:
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.optimizer.step()
+        else:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+
+    @staticmethod
+    def step_output(loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """What ``train_step`` returns: the loss and its terms, fetched from the device in one transfer."""
+        values = torch.stack([v.detach().float().reshape(()) for v in (loss, *terms.values())]).cpu().numpy()
+        return {"loss": values[0], **dict(zip(terms, values[1:], strict=True))}
+
+    # ---- nnU-Net's hooks ----
+
+    def initialize(self) -> None:
+        """Check that the run can work, then build the networks."""
+        if not self.was_initialized:
+            self.check_supported()
+        super().initialize()
+        # What follows, augmentation included, draws the same random numbers as a stock run of the same seed.
+        with torch.random.fork_rng(devices=[]):
+            self.auxiliary = self.build_auxiliary()
+
+    def on_train_start(self) -> None:
+        """Start the loaders; a resumed run then goes on with the random numbers it would have drawn.
+
+        Raises:
+            UserError: the previous stage of a cascade has not predicted all cases.
+        """
+        self._check_previous_stage()
+        super().on_train_start()
+        fresh = [name for name, helper in self.auxiliary.items() if not helper.was_restored]
+        if fresh:
+            self.print_to_log_file(f"Auxiliary networks that start from random weights: {', '.join(fresh)}.")
+        # Only here: starting the loaders draws random numbers too. Only on the first rank, whose states these are;
+        # the others must not draw the same batches.
+        if self._resumed_random_states is not None and self.local_rank == 0:
+            restore_random_states(self._resumed_random_states, self.device)
+        self._resumed_random_states = None
+
+    def without_prediction(self, cases: Iterable[str]) -> list[str]:
+        """Those of the cases that a cascade's previous stage has not predicted; none where there is no such stage."""
+        if not self.is_cascaded:
+            return []
+        there = {file.stem for file in Path(self.folder_with_segs_from_previous_stage).glob("*")}
+        return sorted(set(cases) - there)
+
+    def _check_previous_stage(self) -> None:
+        """What is missing would end one of stock nnU-Net's workers after the other."""
+        training, validation = self.do_split() if self.is_cascaded else ([], [])
+        cases = [*training, *validation]
+        lacking = self.without_prediction(cases)
+        if lacking:
+            raise UserError(
+                f"{self.folder_with_segs_from_previous_stage} has no prediction of {lacking[0]} ({len(lacking)} of "
+                f"{len(cases)} cases lack one): train all folds of {self.configuration_manager.previous_stage_name} "
+                "with a trainer of the same name."
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Set the learning rates of this epoch, those of the auxiliary networks included."""
+        super().on_train_epoch_start()
+        for helper in self.auxiliary.values():
+            helper.start_epoch(self.current_epoch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Log the loss as stock nnU-Net does, and its terms."""
+        super().on_train_epoch_end(train_outputs)
+        terms = [name for name in train_outputs[0] if name != "loss"]
+        if not terms:
+            return
+        means = [mean_of_known([output[name] for output in train_outputs]) for name in terms]
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, means)
+            means = [mean_of_known(ranks) for ranks in zip(*gathered, strict=True)]
+        values = dict(zip(terms, means, strict=True))
+        self.loss_curves.log(self.current_epoch, values)
+        self.print_to_log_file("loss terms:", ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        for logger in self.logger.loggers:  # Weights & Biases, where the user has switched it on
+            for name, value in values.items():
+                logger.log(f"loss_terms/{name}", value, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """Save and plot as stock nnU-Net does, and plot the loss terms."""
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            self.loss_curves.write(self.output_folder)
+
+    # ---- checkpoints ----
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write the stock checkpoint with our state under one key of its own, atomically."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        buffer = io.BytesIO()  # the stock method writes wherever torch.save can
+        super().save_checkpoint(buffer)
+        buffer.seek(0)
+        checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
+        checkpoint[EXTENSION_KEY] = self.extension_state()
+        write_checkpoint(checkpoint, filename)
+
+    def extension_state(self) -> dict[str, Any]:
+        """All state beyond the stock checkpoint's; a derived trainer adds its own to it."""
+        return {
+            "helpers": {name: helper.state_dict() for name, helper in self.auxiliary.items()},
+            "loss_curves": self.loss_curves.state_dict(),
+            "random_states": random_states(self.device),
+        }
+
+    def load_extension_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`extension_state`; what an older checkpoint lacks stays as it is and is named in the log."""
+        saved = state.get("helpers", {})
+        for name, helper in self.auxiliary.items():
+            if name in saved:
+                helper.load_state_dict(saved[name])
+        if "loss_curves" in state:
+            self.loss_curves.load_state_dict(state["loss_curves"])
+        self._resumed_random_states = state.get("random_states")
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load a checkpoint file of this trainer.
+
+        Raises:
+            UserError: the file is truncated, or another trainer wrote it.
+            TypeError: given anything but a file name, as nnU-Net 2.8 itself takes nothing else.
+        """
+        if not isinstance(filename_or_checkpoint, str):
+            raise TypeError("load_checkpoint takes the name of a checkpoint file.")
+        checkpoint = read_checkpoint(filename_or_checkpoint, type(self).__name__)
+        super().load_checkpoint(filename_or_checkpoint)
+        self.load_extension_state(checkpoint.get(EXTENSION_KEY, {}))
+        self.print_to_log_file(f"Loaded {filename_or_checkpoint}, written after {self.current_epoch} epoch(s).")
