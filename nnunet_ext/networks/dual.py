@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,25 +24,29 @@ class DualNetwork(nn.Module):
         first: a network with logits (B, C, *spatial) as output, or a list of them (deep supervision).
         second: the other.
         weights: of the two, at least 0 and not both 0; only their ratio counts.
-        run: what to call instead of the networks, compiled forms of them for example.
+
+    Attributes:
+        separate: give the outputs of both networks, as a pair, in place of their mean. For training.
     """
 
     weights: torch.Tensor
 
-    def __init__(
-        self,
-        first: nn.Module,
-        second: nn.Module,
-        weights: Sequence[float] = (0.5, 0.5),
-        run: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
-    ) -> None:
+    def __init__(self, first: nn.Module, second: nn.Module, weights: Sequence[float] = (0.5, 0.5)) -> None:
         super().__init__()
-        if len(weights) != 2 or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"The weights of two networks must be at least 0 and not both 0, got {tuple(weights)}.")
         self.first = first
         self.second = second
-        self.register_buffer(_WEIGHTS, torch.tensor(weights, dtype=torch.float32))
-        self._run = (first, second) if run is None else run  # a tuple: nn.Module does not take its items for parts
+        self.separate = False
+        self.register_buffer(_WEIGHTS, torch.tensor(_checked(weights), dtype=torch.float32))
+        self._shares = self._read_weights()
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The weights, with the sum 1."""
+        return self._shares
+
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Choose which network answers, by weights of at least 0 and not both 0."""
+        self.weights.copy_(torch.tensor(_checked(weights), dtype=torch.float32))
         self._shares = self._read_weights()
 
     def _read_weights(self) -> tuple[float, float]:
@@ -56,14 +60,17 @@ class DualNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         """Mean logits for images (B, channels, *spatial), in the form in which the networks give them."""
+        if self.separate:
+            return self.first(x), self.second(x)
         if 0 in self._shares:
-            return self._run[0 if self._shares[0] else 1](x)
-        return mean_outputs(self._run[0](x), self._run[1](x), self._shares)
+            return (self.first if self._shares[0] else self.second)(x)
+        return mean_outputs(self.first(x), self.second(x), self._shares)
 
 
-def holds_two_networks(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict is one of :class:`DualNetwork`, or of two networks in cascade."""
-    return {"first", "second"} <= {name.partition(".")[0] for name in state}
+def _checked(weights: Sequence[float]) -> tuple[float, ...]:
+    if len(weights) != 2 or min(weights) < 0 or sum(weights) <= 0:
+        raise ValueError(f"The weights of two networks must be at least 0 and not both 0, got {tuple(weights)}.")
+    return tuple(weights)
 
 
 def mean_outputs(first: Any, second: Any, shares: tuple[float, float]) -> Any:

@@ -255,7 +255,7 @@ class nnUNetTrainerSDNet(DualTrainer):
             perform_everything_on_device=self.device.type == "cuda", device=self.device, allow_tqdm=False
         )
         self.set_deep_supervision_enabled(False)
-        with self.both_as_network():
+        with self.combined():
             predictor.manual_initialization(
                 self.network,
                 self.plans_manager,
@@ -304,7 +304,7 @@ class nnUNetTrainerSDNet(DualTrainer):
         regions, ignored = self.label_manager.has_regions, self.label_manager.ignore_label
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            outputs = [self._outputs(network(data)) for network in (self.network, self.second)]
+            outputs = [self._outputs(each) for each in self.network(data)]
             basic = [self._basic(scales, target, labelled) for scales in outputs]
         finest = [scales[0] for scales in outputs]
         with_label = [logits[:labelled] for logits in finest]
@@ -336,8 +336,8 @@ class nnUNetTrainerSDNet(DualTrainer):
             losses = [loss + self.unlabelled_factor * lesson for loss, lesson in zip(losses, lessons, strict=True)]
             terms["first teaches"] = first_teaches.float()
             terms["unlabelled"] = lessons[0] + lessons[1]
-        self.network_step(losses[0])
-        self.second.step(losses[1])
+        # The networks share no parameter: each gets the gradient of its own loss.
+        self.network_step(losses[0] + losses[1])
         return self.step_output((losses[0].detach() + losses[1].detach()) / 2, terms)
 
     def _outputs(self, outputs: Any) -> list[torch.Tensor]:

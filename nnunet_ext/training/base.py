@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,6 +27,10 @@ from nnunet_ext.training.checkpoint import (
     write_checkpoint,
 )
 from nnunet_ext.training.curves import LossCurves, mean_of_known
+from nnunet_ext.training.teacher import bare
+
+AUXILIARY = "helpers"  # key of the auxiliary networks in a checkpoint, under the name they had first
+MAX_GRADIENT_NORM = 12.0  # of stock nnU-Net
 
 
 class ExtendedTrainer(nnUNetTrainer):
@@ -98,14 +103,18 @@ class ExtendedTrainer(nnUNetTrainer):
         """One step of ``self.optimizer`` down the gradient of ``loss``, as the stock ``train_step`` does it."""
         if self.grad_scaler is None:
             loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.clip_gradients()
             self.optimizer.step()
         else:
             self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.clip_gradients()
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients of ``self.network``, unscaled, as stock nnU-Net does."""
+        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
 
     @staticmethod
     def step_output(loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -207,14 +216,14 @@ class ExtendedTrainer(nnUNetTrainer):
     def extension_state(self) -> dict[str, Any]:
         """All state beyond the stock checkpoint's; a derived trainer adds its own to it."""
         return {
-            "helpers": {name: helper.state_dict() for name, helper in self.auxiliary.items()},
+            AUXILIARY: {name: helper.state_dict() for name, helper in self.auxiliary.items()},
             "loss_curves": self.loss_curves.state_dict(),
             "random_states": random_states(self.device),
         }
 
     def load_extension_state(self, state: dict[str, Any]) -> None:
         """Restore :meth:`extension_state`; what an older checkpoint lacks stays as it is and is named in the log."""
-        saved = state.get("helpers", {})
+        saved = state.get(AUXILIARY, {})
         for name, helper in self.auxiliary.items():
             if name in saved:
                 helper.load_state_dict(saved[name])
@@ -231,7 +240,19 @@ class ExtendedTrainer(nnUNetTrainer):
         """
         if not isinstance(filename_or_checkpoint, str):
             raise TypeError("load_checkpoint takes the name of a checkpoint file.")
-        checkpoint = read_checkpoint(filename_or_checkpoint, type(self).__name__)
-        super().load_checkpoint(filename_or_checkpoint)
-        self.load_extension_state(checkpoint.get(EXTENSION_KEY, {}))
+        if not self.was_initialized:
+            self.initialize()
+        checkpoint = read_checkpoint(filename_or_checkpoint, type(self).__name__, bare(self.network))
+        upgraded = self.upgrade_checkpoint(checkpoint)
+        if upgraded is checkpoint:
+            super().load_checkpoint(filename_or_checkpoint)
+        else:
+            with tempfile.TemporaryDirectory() as folder:  # nnU-Net 2.8 takes nothing but a file
+                write_checkpoint(upgraded, Path(folder) / "checkpoint.pth")
+                super().load_checkpoint(str(Path(folder) / "checkpoint.pth"))
+        self.load_extension_state(upgraded.get(EXTENSION_KEY, {}))
         self.print_to_log_file(f"Loaded {filename_or_checkpoint}, written after {self.current_epoch} epoch(s).")
+
+    def upgrade_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """The checkpoint as this version would have written it; the very same object where nothing differs."""
+        return checkpoint

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import replaced_when_complete
-from nnunet_ext.networks.dual import holds_two_networks
 from nnunet_ext.plugin.run_length import strip_run_length
 
 # All that the trainers here add to a stock checkpoint lies under this key; stock nnU-Net ignores it.
@@ -25,12 +25,13 @@ def write_checkpoint(checkpoint: dict[str, Any], filename: str | os.PathLike[str
         torch.save(checkpoint, file)
 
 
-def read_checkpoint(filename: str | os.PathLike[str], trainer_name: str) -> dict[str, Any]:
+def read_checkpoint(filename: str | os.PathLike[str], trainer_name: str, network: nn.Module) -> dict[str, Any]:
     """Read a checkpoint and check that it is whole and of the same trainer.
 
     Args:
         filename: the file.
         trainer_name: class name of the trainer that wants it; a run-length suffix makes no difference.
+        network: of that trainer.
 
     Raises:
         UserError: the file is truncated or no nnU-Net checkpoint, or another trainer wrote it.
@@ -49,11 +50,11 @@ def read_checkpoint(filename: str | os.PathLike[str], trainer_name: str) -> dict
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint or "trainer_name" not in checkpoint:
         raise UserError(f"{filename} is not an nnU-Net checkpoint.")
     if strip_run_length(checkpoint["trainer_name"]) != strip_run_length(trainer_name):
-        # nnU-Net's -pretrained_weights looks for the names of one network, which are others where there are two.
+        # nnU-Net's -pretrained_weights asks for all weights but those of the heads by their names.
         advice = (
-            f"train {trainer_name} from the start, as -pretrained_weights cannot take one of two networks"
-            if holds_two_networks(checkpoint["network_weights"])
-            else "start a new run from its weights with -pretrained_weights"
+            "start a new run from its weights with -pretrained_weights"
+            if network.state_dict().keys() == checkpoint["network_weights"].keys()
+            else f"train {trainer_name} from the start, as its network is another one"
         )
         raise UserError(
             f"The checkpoint {filename} was written by {checkpoint['trainer_name']} and cannot continue a run of "

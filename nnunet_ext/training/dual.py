@@ -1,13 +1,14 @@
-"""Training two networks at once: the network of the plans and its residual counterpart, saved and run as one."""
+"""Training two networks at once: the network of the plans and its residual counterpart, in one module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -16,21 +17,23 @@ from torch import nn
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.networks.dual import DualNetwork, mean_outputs, residual_counterpart
-from nnunet_ext.training.auxiliary import AuxiliaryNetwork
+from nnunet_ext.training.base import AUXILIARY, MAX_GRADIENT_NORM
+from nnunet_ext.training.checkpoint import EXTENSION_KEY
+from nnunet_ext.training.hard_counts import hard_counts
 from nnunet_ext.training.loaders import OwnLoadersTrainer
 from nnunet_ext.training.teacher import bare
 
 Inference = Literal["mean", "first", "second", "best"]
 NAMES = ("first", "second")
-SECOND = "second_network"
+_SECOND = "second_network"  # the auxiliary network that held it in checkpoints of earlier versions
 
 
 class DualTrainer(OwnLoadersTrainer):
     """Trains two networks; the ``train_step`` of a derived trainer says how.
 
-    ``self.network`` is the first one, that of the plans, so that all that stock nnU-Net does with it stays as it is
-    (``-pretrained_weights``, ``torch.compile``, ``DistributedDataParallel``, optimiser). The second one is a helper.
-    Checkpoints, validation and inference are of :class:`DualNetwork`, which holds both.
+    ``self.network`` is a :class:`DualNetwork` in training as in inference: optimiser, ``torch.compile``,
+    ``DistributedDataParallel``, checkpoints and prediction are stock nnU-Net's. In training it gives the outputs of
+    both networks, in the final validation their mean.
     """
 
     # Whose prediction counts: the mean of both, one of them, or the one with the better pseudo Dice in validation.
@@ -39,23 +42,14 @@ class DualTrainer(OwnLoadersTrainer):
     inference: Inference = "mean"
     # Weight of the past in the running mean of the pseudo Dice by which "best" chooses; that of nnU-Net's own.
     dice_momentum: float = 0.9
+    # File of a checkpoint of stock nnU-Net, or of one network of the same plans, that the first network starts from.
+    first_from: str = ""
 
     network: Any
     loss: Any
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        # The class builds both networks, for inference; what trains as self.network is the first one alone.
-        self.build_network_architecture: Callable[..., nn.Module] = nnUNetTrainer.build_network_architecture  # type: ignore[method-assign]
-        self._pseudo_dice: list[float] | None = None
-        self._best: int | None = None
+    _pseudo_dice: list[float] | None = None
+    _best: int | None = None
+    _resumes: bool = False
 
     # ---- the networks ----
 
@@ -67,22 +61,44 @@ class DualTrainer(OwnLoadersTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Both networks in one, for inference; which of them answers is in the checkpoint."""
+        """Both networks in one; which of them answers is in the checkpoint."""
         channels = (num_input_channels, num_output_channels)
         first = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, *channels, enable_deep_supervision
         )
-        return DualNetwork(first, build_second_network(configuration_manager, *channels, enable_deep_supervision))
+        # What follows, augmentation included, draws the same random numbers as a stock run of the same seed.
+        with torch.random.fork_rng(devices=[]):
+            second = build_second_network(configuration_manager, *channels, enable_deep_supervision)
+        return DualNetwork(first, second)
+
+    def initialize(self) -> None:
+        """Build both networks; the first one starts from ``first_from`` if that is given.
+
+        Raises:
+            UserError: a derived trainer builds something else.
+        """
+        super().initialize()
+        if not isinstance(bare(self.network), DualNetwork):
+            raise UserError(
+                f"build_network_architecture of {type(self).__name__} must return a DualNetwork, as that of "
+                "nnUNetTrainerSDNet does."
+            )
+        dual = self.dual
+        dual.separate = True
+        dual.set_weights(self.shares)
+        if self.first_from and not self._resumes:
+            load_pretrained_weights(dual.first, self.first_from, verbose=self.local_rank == 0)
 
     @property
-    def second(self) -> AuxiliaryNetwork:
-        """The second network, with its optimiser."""
-        return self.auxiliary[SECOND]
+    def dual(self) -> DualNetwork:
+        """The two networks, whatever wraps them."""
+        network = bare(self.network)
+        assert isinstance(network, DualNetwork)
+        return network
 
     def networks(self) -> tuple[nn.Module, nn.Module]:
-        """The two networks themselves, whatever wraps the first one."""
-        network = self.network.module if isinstance(self.network, _Distributed) else bare(self.network)
-        return (network.first if isinstance(network, DualNetwork) else network), self.second.module
+        """The two networks themselves."""
+        return self.dual.first, self.dual.second
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -92,41 +108,24 @@ class DualTrainer(OwnLoadersTrainer):
         return {"first": (1.0, 0.0), "second": (0.0, 1.0)}.get(self.inference, (0.5, 0.5))
 
     @contextmanager
-    def both_as_network(self) -> Iterator[None]:
-        """Within this context ``self.network`` is both networks in one, for what stock nnU-Net does with it."""
-        alone = self.network
-        run = (alone.module if self.is_ddp else alone, self.second)
-        dual = DualNetwork(*self.networks(), self.shares, run).to(self.device)
-        self.network = _Distributed(dual) if self.is_ddp else dual
+    def combined(self) -> Iterator[None]:
+        """Within this context ``self.network`` answers as in inference, with one output."""
+        self.dual.separate = False
         try:
             yield
         finally:
-            self.network = alone
-
-    def build_auxiliary(self) -> dict[str, AuxiliaryNetwork]:
-        """The second network, which learns as the first one does."""
-        module = build_second_network(
-            self.configuration_manager,
-            self.num_input_channels,
-            self.label_manager.num_segmentation_heads,
-            self.enable_deep_supervision,
-        )
-
-        # By the method that made those of the first network, so that who overrides it changes both.
-        first, self.network = self.network, module.to(self.device)
-        try:
-            optimizer, scheduler = self.configure_optimizers()
-        finally:
-            self.network = first
-        return {
-            SECOND: self.make_auxiliary(module, lambda _: optimizer, self.initial_lr, scheduler=lambda _: scheduler)
-        }
+            self.dual.separate = True
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """In both networks."""
         networks: tuple[Any, Any] = self.networks()
         for network in networks:
             network.decoder.deep_supervision = enabled
+
+    def clip_gradients(self) -> None:
+        """Each network by itself, as if it trained alone."""
+        for network in self.networks():
+            nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
 
     # ---- checks ----
 
@@ -138,11 +137,6 @@ class DualTrainer(OwnLoadersTrainer):
             raise UserError(
                 f"inference of {name} must be one of {', '.join(get_args(Inference))}, got {self.inference!r}."
             )
-        if type(self).build_network_architecture is not DualTrainer.build_network_architecture:
-            raise UserError(
-                f"{name} overrides build_network_architecture, by which only inference would build its networks: "
-                f"change the network of configuration {self.configuration_name} in {plans} instead."
-            )
         network = self.configuration_manager.network_arch_class_name
         if residual_counterpart(network, self.configuration_manager.network_arch_init_kwargs) is None:
             raise UserError(
@@ -153,10 +147,10 @@ class DualTrainer(OwnLoadersTrainer):
     # ---- validation ----
 
     def on_validation_epoch_start(self) -> None:
-        """Both networks in evaluation mode; the better one is chosen."""
+        """Evaluation mode; the better network is chosen."""
         super().on_validation_epoch_start()
-        self.second.module.eval()
         self._best = self._better()
+        self.dual.set_weights(self.shares)
 
     def _better(self) -> int | None:
         """Which network has the better running pseudo Dice; ``None`` before the first validation."""
@@ -166,26 +160,19 @@ class DualTrainer(OwnLoadersTrainer):
         """What stock nnU-Net computes, for the combination of both, with the counts of each beside it."""
         data, target = self.to_device(batch)
         with self.autocast():
-            outputs = [network(data) for network in (self.network, self.second)]
-        batch = {**batch, "data": data, "target": target}
-        result = self._validate(batch, mean_outputs(outputs[0], outputs[1], self.shares))
+            outputs = self.network(data)
+            both = mean_outputs(outputs[0], outputs[1], self.shares)
+            loss = self.loss(both, target)
+        if self.enable_deep_supervision:
+            both, outputs, target = both[0], [output[0] for output in outputs], target[0]
+        result = {"loss": loss.detach().cpu().numpy(), **self._counts(both, target)}
         for name, output in zip(NAMES, outputs, strict=True):
-            counts = self._validate(batch, output, with_loss=False)
-            result |= {f"{key}: {name}": counts[key] for key in ("tp_hard", "fp_hard", "fn_hard")}
+            result |= {f"{key}: {name}": counts for key, counts in self._counts(output, target).items()}
         return result
 
-    def _validate(self, batch: dict, output: Any, with_loss: bool = True) -> dict:
-        """The stock step with a given output of the network; without its loss, of which most of the time goes."""
-        target = batch["target"]  # which the stock step changes where voxels are ignored
-        copied = [t.clone() for t in target] if isinstance(target, list) else target.clone()
-        network, loss = self.network, self.loss
-        self.network = lambda _: output
-        if not with_loss:
-            self.loss = lambda *_: torch.zeros(())
-        try:
-            return super().validation_step({**batch, "target": copied})
-        finally:
-            self.network, self.loss = network, loss
+    def _counts(self, logits: torch.Tensor, target: torch.Tensor) -> dict[str, np.ndarray]:
+        counts = hard_counts(logits, target, self.label_manager)
+        return dict(zip(("tp_hard", "fp_hard", "fn_hard"), counts.cpu().numpy(), strict=True))
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """Log the combination as stock nnU-Net does, and keep the running pseudo Dice of each network."""
@@ -214,50 +201,46 @@ class DualTrainer(OwnLoadersTrainer):
         """The stock validation, of the combination."""
         chosen = [name for name, share in zip(NAMES, self.shares, strict=True) if share]
         self.print_to_log_file(f"Prediction by the {' and the '.join(chosen)} network (inference: {self.inference}).")
-        with self.both_as_network():
+        with self.combined():
             super().perform_actual_validation(save_probabilities)
 
     # ---- checkpoints ----
 
-    def save_checkpoint(self, filename: str) -> None:
-        """With the weights of both networks where stock nnU-Net looks for those of its network."""
-        with self.both_as_network():
-            super().save_checkpoint(filename)
-
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """As stock nnU-Net does, into both networks."""
-        if not self.was_initialized:
-            self.initialize()
-        with self.both_as_network():
-            super().load_checkpoint(filename_or_checkpoint)
+        """As stock nnU-Net does; nothing else is loaded into the first network then."""
+        self._resumes = True
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def upgrade_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Join the states of the two optimisers that earlier versions had; there is one of both networks now."""
+        state = dict(checkpoint.get(EXTENSION_KEY, {}))
+        auxiliary = dict(state.get(AUXILIARY, {}))
+        second = auxiliary.pop(_SECOND, None)
+        if second is None:
+            return super().upgrade_checkpoint(checkpoint)
+        joined = join_optimizer_states(checkpoint["optimizer_state"], second["optimizer"])
+        return checkpoint | {"optimizer_state": joined, EXTENSION_KEY: state | {AUXILIARY: auxiliary}}
 
     def extension_state(self) -> dict[str, Any]:
         """With what the choice of the best network goes on from."""
-        state = super().extension_state()
-        del state["helpers"][SECOND]["weights"]  # those are with the first network's
-        state["pseudo_dice"] = self._pseudo_dice
-        state["best"] = self._best
-        return state
+        return {**super().extension_state(), "pseudo_dice": self._pseudo_dice, "best": self._best}
 
     def load_extension_state(self, state: dict[str, Any]) -> None:
         """With what :meth:`extension_state` adds."""
-        saved = dict(state.get("helpers", {}))
-        if SECOND in saved:
-            saved[SECOND] = {**saved[SECOND], "weights": self.second.module.state_dict()}
-        super().load_extension_state({**state, "helpers": saved})
+        super().load_extension_state(state)
         self._pseudo_dice = state.get("pseudo_dice")
         self._best = state.get("best", self._better())  # in older checkpoints it was chosen when they were written
+        self.dual.set_weights(self.shares)
 
 
-class _Distributed(nn.Module):
-    """Holds a network as ``DistributedDataParallel`` does, for stock code that looks into ``module``."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.module(x)
+def join_optimizer_states(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """State of an optimiser of one group, of the parameters of two optimisers with one group each."""
+    (group,), (other,) = first["param_groups"], second["param_groups"]
+    offset = len(group["params"])
+    return {
+        "state": first["state"] | {index + offset: value for index, value in second["state"].items()},
+        "param_groups": [group | {"params": list(range(offset + len(other["params"])))}],
+    }
 
 
 def build_second_network(

@@ -39,12 +39,18 @@ def test_the_weights_say_who_answers_and_are_in_the_state_dict(weights, factor, 
     assert (dual.first.runs, dual.second.runs) == runs
 
 
-def test_other_forms_of_the_networks_run_in_their_place():
-    first, second = Counted(2), Counted(4)
-    dual = DualNetwork(first, second, run=(lambda x: 10 * x, lambda x: 20 * x))
-    assert torch.equal(dual(torch.ones(1)), torch.tensor([15.0]))
-    assert first.runs == second.runs == 0
-    assert set(dual.state_dict()) == {"weights", "first.factor", "second.factor"}
+def test_the_outputs_can_be_had_apart_and_the_weights_changed():
+    dual = DualNetwork(Counted(2), Counted(4), (1, 0))
+    x = torch.ones(3)
+    dual.separate = True
+    assert [outputs[0].tolist() for outputs in dual(x)] == [[2.0] * 3, [4.0] * 3]
+    dual.separate = False
+    assert dual(x)[0].tolist() == [2.0] * 3
+    dual.set_weights((1, 3))
+    assert dual.shares == (0.25, 0.75)
+    assert dual(x)[0].tolist() == [3.5] * 3
+    with pytest.raises(ValueError, match="must be at least 0 and not both 0"):
+        dual.set_weights((0, 0))
 
 
 @pytest.mark.parametrize("weights", [(0, 0), (-1, 2), (1,), (1, 1, 1)])

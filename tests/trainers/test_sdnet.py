@@ -23,7 +23,7 @@ from nnunet_ext.networks.dual import DualNetwork
 from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.trainers import sdnet
 from nnunet_ext.training.checkpoint import EXTENSION_KEY
-from nnunet_ext.training.dual import NAMES, SECOND, _Distributed
+from nnunet_ext.training.dual import NAMES
 from tests.training.building import SETTINGS, build, cascade, random_batch, residual, run_epochs
 
 SDNET = "nnUNetTrainerSDNet_4epochs_3iters"
@@ -247,7 +247,7 @@ def test_labelled_patches_are_those_of_a_stock_run(unlabelled_dataset):
     seed()
     labelled = build(unlabelled_dataset, LABELLED)
     labelled.on_train_start()
-    for p, q in zip(labelled.network.parameters(), stock.network.parameters(), strict=True):
+    for p, q in zip(labelled.networks()[0].parameters(), stock.network.parameters(), strict=True):
         assert torch.equal(p, q)
     for batch in expected:
         assert torch.equal(next(labelled.dataloader_train)["data"], batch["data"])
@@ -300,7 +300,7 @@ def test_a_checkpoint_predicts_as_the_trainer_does(unlabelled_dataset, inference
         source = trainer.plans_manager.plans if name == "plans" else trainer.dataset_json
         (model / f"{name}.json").write_text(json.dumps(source))
     stored = torch.load(filename, weights_only=False)
-    assert "weights" not in stored[EXTENSION_KEY]["helpers"][SECOND]
+    assert stored[EXTENSION_KEY]["helpers"] == {}
     predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), (0,))
     assert isinstance(predictor.network, DualNetwork)
@@ -313,32 +313,43 @@ def test_a_checkpoint_predicts_as_the_trainer_does(unlabelled_dataset, inference
         expected = weights[0] * outputs[0] + weights[1] * outputs[1]
         assert not torch.allclose(outputs[0], outputs[1], atol=1e-2)
         assert torch.allclose(predictor.network.eval()(x), expected, atol=1e-5)
-        with trainer.both_as_network():
-            trainer.network.eval()
+        with trainer.combined():
             assert torch.allclose(trainer.network(x), expected, atol=1e-5)
-    assert trainer.network is trainer.networks()[0]
+        assert all(torch.equal(a, b) for a, b in zip(trainer.network(x), outputs, strict=True))
 
     again = build(unlabelled_dataset, SDNET, inference=inference)
     again.load_checkpoint(str(filename))
     assert again.shares == weights
-    assert again.second.was_restored
     for mine, theirs in zip(again.networks(), trainer.networks(), strict=True):
         assert all(torch.equal(p, q) for p, q in zip(mine.parameters(), theirs.parameters(), strict=True))
 
 
-def test_pretrained_weights_of_stock_nnunet_go_into_the_first_network(unlabelled_dataset, tmp_path):
+def test_the_first_network_can_start_from_a_stock_checkpoint(unlabelled_dataset, tmp_path):
     stock = build(unlabelled_dataset, "nnUNetTrainer")
     stock.initialize()
-    stock.save_checkpoint(str(tmp_path / "stock.pth"))
-    torch.manual_seed(5)
-    trainer = build(unlabelled_dataset, SDNET)
-    trainer.initialize()
     with torch.no_grad():
-        for parameter in trainer.network.parameters():
+        for parameter in stock.network.parameters():
             parameter.add_(1)
-    load_pretrained_weights(trainer.network, str(tmp_path / "stock.pth"))
+    stock.save_checkpoint(str(tmp_path / "stock.pth"))
+    trainer = build(unlabelled_dataset, SDNET, first_from=str(tmp_path / "stock.pth"))
+    trainer.initialize()
     for (name, p), q in zip(trainer.networks()[0].named_parameters(), stock.network.parameters(), strict=True):
         assert torch.equal(p, q) == (".seg_layers." not in name), name  # which nnU-Net leaves as they are
+    trainer.save_checkpoint(str(tmp_path / "own.pth"))
+    (tmp_path / "stock.pth").unlink()
+    resumed = build(unlabelled_dataset, SDNET, first_from=str(tmp_path / "stock.pth"))
+    resumed.load_checkpoint(str(tmp_path / "own.pth"))  # asks for nothing else
+
+
+def test_pretrained_weights_are_those_of_two_networks(unlabelled_dataset, tmp_path):
+    labelled, _ = ready(unlabelled_dataset, LABELLED)
+    labelled.save_checkpoint(str(tmp_path / "labelled.pth"))
+    trainer = build(unlabelled_dataset, SDNET)
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, str(tmp_path / "labelled.pth"))
+    for mine, theirs in zip(trainer.networks(), labelled.networks(), strict=True):
+        for (name, p), q in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(p, q) == (".seg_layers." not in name), name
 
 
 def test_validation_is_of_the_combination(unlabelled_dataset):
@@ -406,22 +417,49 @@ def test_the_second_network_learns_as_the_first_one_does(unlabelled_dataset):
     trainer, unlabelled = ready(unlabelled_dataset, trainer=WithAdam)
     trainer.current_epoch = 2
     trainer.on_train_epoch_start()
-    for optimizer, network in zip((trainer.optimizer, trainer.second.optimizer), trainer.networks(), strict=True):
-        assert type(optimizer) is torch.optim.AdamW
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.3 / 4)
-        assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in network.parameters()}
+    (group,) = trainer.optimizer.param_groups
+    assert group["lr"] == pytest.approx(0.3 / 4)
+    parameters = {id(p) for network in trainer.networks() for p in network.parameters()}
+    assert {id(p) for p in group["params"]} == parameters
     before = [p.detach().clone() for p in trainer.networks()[1].parameters()]
     trainer.train_step(halves(random_batch(trainer), unlabelled))
     assert not all(torch.equal(p, q) for p, q in zip(trainer.networks()[1].parameters(), before, strict=True))
-    stock = build(unlabelled_dataset, SDNET)
-    stock.initialize()
-    assert stock.second.optimizer.defaults == stock.optimizer.defaults
 
 
-def test_each_sd_net_says_that_it_cannot_start_from_the_other(unlabelled_dataset, tmp_path):
+def test_a_checkpoint_of_two_optimisers_goes_on_as_they_would(unlabelled_dataset, tmp_path):
+    """As earlier versions wrote it: the second network, an auxiliary one, had an optimiser of its own."""
+    trainer, unlabelled = ready(unlabelled_dataset)
+    batch = halves(random_batch(trainer), unlabelled)
+    trainer.train_step(batch)
+    trainer.save_checkpoint(str(tmp_path / "new.pth"))
+    old = torch.load(tmp_path / "new.pth", weights_only=False)
+    state, (group,) = old["optimizer_state"]["state"], old["optimizer_state"]["param_groups"]
+    first, second = (len(list(network.parameters())) for network in trainer.networks())
+    parts = [
+        {
+            "state": {i - start: state[i] for i in range(start, start + number) if i in state},
+            "param_groups": [group | {"params": list(range(number))}],
+        }
+        for start, number in ((0, first), (first, second))
+    ]
+    old["optimizer_state"] = parts[0]
+    old[EXTENSION_KEY]["helpers"] = {"second_network": {"optimizer": parts[1], "grad_scaler": None}}
+    torch.save(old, tmp_path / "old.pth")
+    assert len(state) > first  # both parts hold something
+    after = []
+    for file in ("new", "old"):
+        again = build(unlabelled_dataset, SDNET)
+        again.load_checkpoint(str(tmp_path / f"{file}.pth"))
+        again.set_deep_supervision_enabled(True)
+        again.train_step(batch)
+        after.append(list(again.network.parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(*after, strict=True))
+
+
+def test_each_sd_net_says_how_to_start_from_the_other(unlabelled_dataset, tmp_path):
     trainer, _ = ready(unlabelled_dataset, LABELLED)
     trainer.save_checkpoint(str(tmp_path / "labelled.pth"))
-    with pytest.raises(UserError, match=r"train nnUNetTrainerSDNet_4epochs_3iters from the start, as .* two networks"):
+    with pytest.raises(UserError, match=r"start a new run from its weights with -pretrained_weights"):
         build(unlabelled_dataset, SDNET).load_checkpoint(str(tmp_path / "labelled.pth"))
 
 
@@ -501,12 +539,6 @@ def test_all_devices_choose_the_same_teacher(unlabelled_dataset, monkeypatch):
     elsewhere = torch.stack([sdnet.dice_sums(each[1:], truth[1:]) for each in logits])
     monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.all_reduce", lambda values: values.add_(elsewhere))
     assert torch.allclose(trainer._dice_losses(here, truth[:1], None, False), of_the_whole_batch)
-    first, trainer.network = trainer.network, _Distributed(trainer.network)
-    with trainer.both_as_network():
-        assert isinstance(trainer.network.module, DualNetwork)  # where stock nnU-Net looks
-        assert trainer.networks() == (first, trainer.second.module)
-        trainer.set_deep_supervision_enabled(False)
-        assert trainer.network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
 
 
 def test_compiled_networks_run_in_validation_and_leave_no_trace_in_checkpoints(unlabelled_dataset, tmp_path):
@@ -523,14 +555,13 @@ def test_compiled_networks_run_in_validation_and_leave_no_trace_in_checkpoints(u
         return module.forward
 
     trainer.network = torch.compile(trainer.network, backend=backend)
-    trainer.second._forward = torch.compile(trainer.second.module, backend=backend)
     trainer.save_checkpoint(str(tmp_path / "compiled.pth"))
     assert torch.load(tmp_path / "compiled.pth", weights_only=False)["network_weights"].keys() == names | {"weights"}
     trainer.load_checkpoint(str(tmp_path / "compiled.pth"))
     trainer.set_deep_supervision_enabled(False)
-    with torch.no_grad(), trainer.both_as_network():
+    with torch.no_grad(), trainer.combined():
         assert trainer.network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
-    assert len(calls) == 2  # one graph each
+    assert len(calls) == 1  # one graph of both
 
 
 def test_mixed_precision_keeps_the_terms_in_float32(unlabelled_dataset, monkeypatch):
@@ -538,7 +569,8 @@ def test_mixed_precision_keeps_the_terms_in_float32(unlabelled_dataset, monkeypa
     trainer, unlabelled = ready(unlabelled_dataset)
     monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
     half = []
-    trainer.network.register_forward_hook(lambda module, inputs, outputs: half.append(first_output(outputs).dtype))
+    for network in trainer.networks():
+        network.register_forward_hook(lambda module, inputs, outputs: half.append(first_output(outputs).dtype))
     seen = {}
 
     def recorded(name, term):
@@ -552,7 +584,7 @@ def test_mixed_precision_keeps_the_terms_in_float32(unlabelled_dataset, monkeypa
     for name in ("dice_sums", "difference_loss", "sharpen", "teaching_loss"):
         monkeypatch.setattr(sdnet, name, recorded(name, getattr(sdnet, name)))
     assert all(np.isfinite(value) for value in trainer.train_step(halves(random_batch(trainer), unlabelled)).values())
-    assert half == [torch.bfloat16]
+    assert half == [torch.bfloat16] * 2
     assert seen.keys() == {"dice_sums", "difference_loss", "sharpen", "teaching_loss"}
     for name, dtypes in seen.items():
         assert {dtype for dtype in dtypes if dtype.is_floating_point} == {torch.float32}, name
@@ -582,16 +614,20 @@ def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
     build(unlabelled_dataset, LABELLED, change_plans=batch_of_one).initialize()
 
 
-def test_an_own_network_is_refused_which_only_inference_would_use(unlabelled_dataset):
+def test_a_network_that_is_not_two_is_refused(unlabelled_dataset):
     trainer = build(unlabelled_dataset, LABELLED)
 
     class Own(type(trainer)):
         @staticmethod
-        def build_network_architecture(*arguments):
-            return nnUNetTrainer.build_network_architecture(*arguments)
+        def build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+        ):
+            arguments = (plans_manager, configuration_manager, num_input_channels, num_output_channels)
+            return nnUNetTrainer.build_network_architecture(*arguments, enable_deep_supervision)
 
     trainer.__class__ = Own
-    with pytest.raises(UserError, match=r"Own overrides build_network_architecture, .* in .*tinyPlans.json instead"):
+    trainer.build_network_architecture = Own.build_network_architecture
+    with pytest.raises(UserError, match="of Own must return a DualNetwork"):
         trainer.initialize()
 
 

@@ -25,7 +25,7 @@ def _make(dataset: Dataset):
 
 
 def _train(trainer, rank: int):
-    assert trainer.networks() == (trainer.network.module, trainer.second.module)
+    assert trainer.network.module is trainer.dual
     terms = [trainer.train_step(_batch(trainer, 2 * step + rank)) for step in range(2)]
     return {
         "weights": [network.state_dict() for network in trainer.networks()],
