@@ -60,6 +60,13 @@ def evaluate(
     only_predicted: Annotated[
         bool, typer.Option("--only-predicted", metavar="", help="Pass over references without a prediction.")
     ] = False,
+    match: Annotated[
+        str,
+        typer.Option(
+            help="Whether HEADER or ARRAY shape tells that both lie on one grid; array for references whose header is "
+            "wrong, such as those published with LiTS and NIH Pancreas-CT."
+        ),
+    ] = "header",
     splits: Annotated[
         Path | None, typer.Option(help="splits_final.json; tells which cases the folds should hold.")
     ] = None,
@@ -85,7 +92,7 @@ def evaluate(
 
     Example: nnunet-ext evaluate nnUNet_raw/Dataset504_CHAOS_CT/labelsTr predictions --preset chaos
     """
-    from nnunet_ext.cli.evaluation import default_processes, run_evaluate
+    from nnunet_ext.cli.evaluation import default_processes, parse_matching, run_evaluate
     from nnunet_ext.evaluation.conventions import conventions_from, parse_absent_distance
 
     conventions = conventions_from(
@@ -106,6 +113,7 @@ def evaluate(
         num_processes=processes or default_processes(),
         allow_missing=allow_missing,
         only_predicted=only_predicted,
+        match=parse_matching(match),
         splits_file=splits,
         images_dir=images,
         n_worst=worst,

@@ -23,6 +23,7 @@ from nnunet_ext.core.errors import UserError
 
 CONFIGURATION = "3d_fullres"
 PLANS = "nnUNetPlansSmall"
+_AUGMENTATION_WORKERS = "nnUNet_n_proc_DA"
 FEATURES_PER_STAGE = [8, 16, 32, 64, 64, 64, 64]
 BATCH_SIZE = 2
 PHANTOM_TASK = "Task90_PhantomAbdomen"
@@ -154,8 +155,12 @@ def _device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _run(title: str, work: Workspace, command: Sequence[object]) -> None:
-    """Show a command and run it with this environment's executables."""
+def _run(title: str, work: Workspace, command: Sequence[object], planning: bool = False) -> None:
+    """Show a command and run it with this environment's executables.
+
+    ``planning``: without a ``nnUNet_n_proc_DA`` of 0, which is for training only: planning takes it for a number of
+    threads, and PyTorch knows no 0 threads.
+    """
     arguments = [str(part) for part in command]
     _console.rule(title)
     _console.print("$ " + shlex.join(arguments), style="bold", highlight=False, markup=False)
@@ -164,6 +169,8 @@ def _run(title: str, work: Workspace, command: Sequence[object]) -> None:
     if executable is None:
         raise UserError(f"The command {arguments[0]} was not found: is nnunet_ext installed in this environment?")
     environment = {**os.environ, **work.exports()}
+    if planning and environment.get(_AUGMENTATION_WORKERS) == "0":
+        del environment[_AUGMENTATION_WORKERS]
     if subprocess.run([executable, *arguments[1:]], env=environment, check=False).returncode:
         raise UserError(f"{arguments[0]} failed, see above; run the demo again to go on from there.")
 
@@ -205,7 +212,7 @@ def _plan(work: Workspace) -> None:
         _skip(title, small)
         return
     command = ["nnUNetv2_plan_and_preprocess", "-d", work.id, "-c", CONFIGURATION, "-np", "2"]
-    _run(title, work, [*command, "--verify_dataset_integrity"])
+    _run(title, work, [*command, "--verify_dataset_integrity"], planning=True)
     plans = json.loads((work.preprocessed / "nnUNetPlans.json").read_text())
     plans["plans_name"] = PLANS
     configuration = plans["configurations"][CONFIGURATION]

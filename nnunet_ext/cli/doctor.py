@@ -56,15 +56,22 @@ def find_all_trainers() -> str:
     """Find every public trainer by nnU-Net's own search.
 
     Raises:
-        UserError: one is not found, or another class of its name is found first.
+        UserError: one is not found, another class of its name is found first, or a module of the user's own trainers
+            cannot be imported, on which the search would end.
     """
     import contextlib
     import io
 
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+    from nnunet_ext.plugin.lookup import modules_that_fail
     from nnunet_ext.plugin.registry import TRAINERS
 
+    if broken := modules_that_fail():
+        raise UserError(
+            f"nnU-Net imports all modules in {VARIABLE} and stops at {'; '.join(broken)}: mend them, or take their "
+            "folder out of that variable."
+        )
     for entry in TRAINERS.values():
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it searches

@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.files import write_together
 from nnunet_ext.evaluation import report, statistics, tables
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.folders import evaluate_folders, find_dataset_json
 from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.overlays import worst_overlays
-from nnunet_ext.evaluation.results import Evaluation, make_folder
+from nnunet_ext.evaluation.results import Evaluation
 from nnunet_ext.evaluation.targets import read_dataset_json
+from nnunet_ext.evaluation.worker import Matching
 
 _TERMINAL_METRICS = ("Dice", "ASSD")
 _MAX_PROCESSES = 8  # nnU-Net's default number of processes
@@ -33,6 +36,18 @@ def default_processes() -> int:
     return min(_MAX_PROCESSES, os.cpu_count() or 1)
 
 
+def parse_matching(text: str) -> Matching:
+    """The value of ``--match``.
+
+    Raises:
+        UserError: If it is another word.
+    """
+    for known in get_args(Matching):
+        if text.lower() == known:
+            return known
+    raise UserError(f"--match must be {' or '.join(get_args(Matching))}, not {text!r}")
+
+
 def run_evaluate(
     reference_dir: Path,
     prediction_dir: Path,
@@ -43,6 +58,7 @@ def run_evaluate(
     num_processes: int,
     allow_missing: bool,
     only_predicted: bool,
+    match: Matching,
     splits_file: Path | None,
     images_dir: Path | None,
     n_worst: int,
@@ -66,11 +82,12 @@ def run_evaluate(
             conventions,
             allow_missing=allow_missing,
             only_predicted=only_predicted,
+            match=match,
             splits_file=splits_file,
             num_processes=num_processes,
             cache_dir=output / CACHE,
             progress=lambda done, total, case: progress.update(
-                task, completed=done, total=total, description=f"Evaluating {case}"
+                task, completed=done, total=total, description=escape(f"Evaluating {case}")
             ),
         )
     evaluation.save(output)
@@ -78,10 +95,10 @@ def run_evaluate(
     if write_report:
         overlays = worst_overlays(evaluation, dataset_json, images_dir, "Dice", n_worst)
         title = str(dataset_json.get("name") or prediction_dir.resolve().name)
-        (output / "report.html").write_text(report.evaluation_report(evaluation, overlays, title), encoding="utf-8")
+        write_together(output, {"report.html": report.evaluation_report(evaluation, overlays, title)})
         written.append("report.html")
     _show_evaluation(console, evaluation)
-    console.print(f"Written to {output}: {', '.join(written)}", soft_wrap=True, highlight=False)
+    console.print(Text(f"Written to {output}: {', '.join(written)}"), soft_wrap=True)
     return evaluation
 
 
@@ -103,17 +120,17 @@ def run_compare(
     models, notes = statistics.load_models(folders, common)
     results = statistics.compare(models, metrics, all_pairs, seed)
     made = report.comparison_tables(models)
-    make_folder(output)
-    (output / "tables.md").write_text("\n".join(t.markdown() for t in made), encoding="utf-8")
-    (output / "tables.tex").write_text("\n".join(t.latex() for t in made), encoding="utf-8")
-    statistics.as_frame(results).to_csv(output / "comparison.csv", index=False)
-    html = report.comparison_report(models, results, notes, " · ".join(models))
-    (output / "report.html").write_text(html, encoding="utf-8")
+    files = {
+        "tables.md": "\n".join(t.markdown() for t in made),
+        "tables.tex": "\n".join(t.latex() for t in made),
+        "comparison.csv": statistics.as_frame(results).to_csv(index=False),
+        "report.html": report.comparison_report(models, results, notes, " · ".join(models)),
+    }
+    write_together(output, files)
     for note in notes:
         console.print(Text(note, style="yellow"))
     _show_comparison(console, results)
-    names = "comparison.csv, tables.md, tables.tex, report.html"
-    console.print(f"Written to {output}: {names}", soft_wrap=True, highlight=False)
+    console.print(Text(f"Written to {output}: {', '.join(sorted(files))}"), soft_wrap=True)
     return results
 
 
@@ -166,9 +183,8 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
     table = tables.summary_table(evaluation, names)
     counts = evaluation.counts()
     rows = []
-    for cells in table.rows:
-        own = counts.loc[cells[0].text] if cells[0].text in counts.index else None
-        last = ["", "", ""] if own is None else [str(own[k]) for k in ("missed", "false_positive", "scored")]
+    for label, cells in zip(tables.labels_and_mean(evaluation), table.rows, strict=True):
+        last = ["" if label is None else str(counts.loc[label, k]) for k in ("missed", "false_positive", "scored")]
         rows.append([*(cell.text for cell in cells), *last])
     heads = ("Class", *(_short_head(metric(n)) for n in names), "missed", "false+", "n")
     _print_table(console, f"{len(evaluation.cases)} cases, mean ± std; all metrics are in the files", heads, rows)

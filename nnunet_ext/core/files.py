@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from nnunet_ext.core.errors import UserError
 
 
 @contextmanager
@@ -33,3 +35,40 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with replaced_when_complete(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_together(folder: Path, files: Mapping[str, str]) -> None:
+    """Write results that belong together, in UTF-8; none is replaced before all of them are on the disk.
+
+    Args:
+        folder: made where needed.
+        files: content by name.
+
+    Raises:
+        UserError: The folder cannot be made or a file not be written; the files of an earlier run stay as they were.
+    """
+    make_folder(folder)
+    try:
+        with ExitStack() as stack:
+            for name, text in files.items():
+                temporary = stack.enter_context(replaced_when_complete(folder / name, by_process=True))
+                with temporary.open("w", encoding="utf-8", newline="") as stream:
+                    stream.write(text)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+    except OSError as error:  # no room on the disk, no permission, a share that went away
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}; make room there or choose another folder with -o"
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder and its parents.
+
+    Raises:
+        UserError: If that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the output folder {folder}: {error.strerror}; choose another with -o") from error

@@ -13,6 +13,9 @@ from nnunet_ext.core.errors import UserError
 
 KEY = "annotated_labels"
 
+#: A label stored as float may miss its integer by this much through resampling or scaling tools.
+LABEL_ROUNDING = 1e-3
+
 
 def foreground_names(labels: Mapping[str, Any]) -> list[str]:
     """Names of the foreground labels or regions of a dataset.json, in the order of the network's outputs."""

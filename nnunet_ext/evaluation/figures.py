@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from nnunet_ext.evaluation.metrics import metric
 from nnunet_ext.evaluation.results import Evaluation
 from nnunet_ext.evaluation.statistics import PairedResult
-from nnunet_ext.evaluation.tables import column_head
+from nnunet_ext.evaluation.tables import class_name, column_head
 
 # Colours that stay apart for colour-blind readers.
 PALETTE = ("#0f766e", "#d97706", "#4f46e5", "#be123c", "#0369a1", "#65a30d", "#a21caf", "#57534e")
@@ -28,6 +28,8 @@ _STYLE: dict[Any, Any] = {
     # Text stays text: the browser sets it in the font of the page.
     "svg.fonttype": "none",
     "svg.hashsalt": "nnunet-ext",
+    # A name with two dollar signs is a name, not a formula.
+    "text.parse_math": False,
     "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -187,7 +189,7 @@ def difference_plot(results: Sequence[PairedResult], name: str, identifier: str)
             colour = (PALETTE[0] if better else PALETTE[3]) if significant else _MUTED
             axes.plot([low, high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
             axes.scatter([mean], [row], s=34, color=colour, zorder=3)
-            what = "mean over classes" if r.label == "foreground" else r.label
+            what = class_name(r.label)
             names.append(f"{what}, {r.second} − {r.first}" if several else what)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.core.errors import UserError
-from nnunet_ext.core.label_sets import KEY
+from nnunet_ext.core.files import make_folder
 from nnunet_ext.core.processes import in_processes
 from nnunet_ext.evaluation.cases import find_cases, missing_message, model_folder
 from nnunet_ext.evaluation.conventions import Conventions
-from nnunet_ext.evaluation.reading import find_reader
-from nnunet_ext.evaluation.results import Evaluation, make_folder
-from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
-from nnunet_ext.evaluation.worker import Job, Record, evaluate_case
+from nnunet_ext.evaluation.reading import find_readers
+from nnunet_ext.evaluation.results import Evaluation
+from nnunet_ext.evaluation.targets import annotated_classes, label_scheme, read_dataset_json
+from nnunet_ext.evaluation.worker import MISSED, Job, Matching, Record, evaluate_case
 
 Progress = Callable[[int, int, str], None]
-_EXAMPLES = 5  # references tried when looking for the right reader
+_PROBLEMS_SHOWN = 20
 
 
 def find_dataset_json(reference_dir: Path, prediction_dir: Path) -> Path:
@@ -44,6 +44,7 @@ def evaluate_folders(
     *,
     allow_missing: bool = False,
     only_predicted: bool = False,
+    match: Matching = "header",
     splits_file: Path | None = None,
     num_processes: int = 1,
     cache_dir: Path | None = None,
@@ -60,7 +61,12 @@ def evaluate_folders(
         prediction_dir: Folder of predictions, ``fold_X/validation`` folder or trained-model folder.
         dataset_json: ``dataset.json`` as path or content; looked up by default, see :func:`find_dataset_json`.
         conventions: Defaults to the preset ``papers``.
-        allow_missing: Score a prediction that is absent or unusable as empty, and say so, instead of raising.
+        allow_missing: Score a prediction that is absent or unusable as empty, and say so, instead of raising. One
+            that fits its reference in shape but not in its header is refused all the same.
+        match: What tells that a prediction lies on the grid of its reference. ``"header"``: equal shape, voxel sizes
+            and direction cosines within a thousandth, origins within a thousandth of a voxel (at least of 1 mm) and
+            of their distance from 0. ``"array"``: equal shape alone, for references whose headers are known to be
+            wrong; where headers differ, a note says so and voxel sizes are those of the prediction.
         only_predicted: Pass over references that have no prediction, and say so.
         splits_file: ``splits_final.json`` that tells which cases the folds should hold.
         num_processes: Processes; with more than one, call from under ``if __name__ == "__main__":``.
@@ -78,18 +84,19 @@ def evaluate_folders(
     if not isinstance(dataset_json, Mapping):
         dataset_json = read_dataset_json(Path(dataset_json))
     scheme = label_scheme(dataset_json, conventions)
+    annotated = annotated_classes(dataset_json, scheme.targets)
+    readers = find_readers(dataset_json)
     cases = find_cases(reference_dir, prediction_dir, dataset_json["file_ending"], splits_file, only_predicted)
     if cases.missing and not allow_missing:
         raise UserError(
             f"{missing_message(cases.missing, len(cases.pairs))}; predict them, or choose --allow-missing to score "
             "them as missed or --only-predicted to pass over them"
         )
-    reader = find_reader(dataset_json, [pair.reference for pair in cases.pairs[:_EXAMPLES]])
     num_processes = max(1, min(num_processes, len(cases.pairs)))
     if cache_dir is not None:
         make_folder(cache_dir)
-    annotated = dataset_json.get(KEY, {})
-    job = Job(scheme, conventions, reader, allow_missing, annotated, cache_dir, threads=-1 if num_processes == 1 else 1)
+    threads = -1 if num_processes == 1 else 1
+    job = Job(scheme, conventions, readers, allow_missing, match, annotated, cache_dir, threads)
 
     records: list[Record] = []
     problems: list[str] = []
@@ -105,7 +112,13 @@ def evaluate_folders(
     if problems:
         kept = f" The other {len(records)} cases are kept and will not be computed again." if cache_dir else ""
         first = f"{len(problems)} of {len(cases.pairs)} cases cannot be scored: " if len(problems) > 1 else ""
-        raise UserError(f"{first}{'; '.join(sorted(problems))}.{kept}")
+        more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+        raise UserError(f"{first}{'; '.join(sorted(problems)[:_PROBLEMS_SHOWN])}{more}.{kept}")
+    if all(MISSED in record["note"] for record in records):
+        raise UserError(
+            f"None of the {len(records)} predictions can be used, which is no result but a fault: "
+            f"{records[0]['note'].removeprefix(f'{MISSED}: ')}."
+        )
     return Evaluation.from_records(
         records, scheme.targets, conventions, cases.notes, str(reference_dir), str(prediction_dir)
     )

@@ -15,9 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_ext.core.masks import bounding_box, join_boxes
-from nnunet_ext.evaluation.reading import UnreadableError, find_reader, geometry_difference, read_label_map
+from nnunet_ext.evaluation.reading import Readers, UnreadableError, find_readers, read_label_map, shape_difference
 from nnunet_ext.evaluation.results import Evaluation
 from nnunet_ext.evaluation.targets import Target
+from nnunet_ext.evaluation.worker import MISSED
 
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#22d3ee", "#fb923c"
 _CT_WINDOW = (-160.0, 240.0)  # Hounsfield units, soft tissue
@@ -66,8 +67,10 @@ def find_image(
 ) -> Path | None:
     """First channel of a case: named in ``dataset.json`` or in the images folder, else None."""
     ending = dataset_json["file_ending"]
-    named = dataset_json.get("dataset", {}).get(case, {}).get("images")
-    candidates = [Path(named[0])] if named else []
+    named: Any = dataset_json
+    for key in ("dataset", case, "images"):
+        named = named.get(key) if isinstance(named, Mapping) else None
+    candidates = [Path(named[0])] if isinstance(named, list) and named and isinstance(named[0], str) else []
     folder = images_dir or reference.parent.with_name(reference.parent.name.replace("labels", "images"))
     candidates += [reference.parent.parent / c for c in candidates] + [folder / f"{case}_0000{ending}"]
     return next((c for c in candidates if c.is_file() and c != reference), None)
@@ -77,18 +80,20 @@ def _overlay(
     case: Mapping[str, Any], target: Target, dataset_json: Mapping[str, Any], images_dir: Path | None
 ) -> Overlay:
     reference_file, prediction_file = Path(case["reference_file"]), Path(case["prediction_file"])
-    reader = find_reader(dataset_json, [reference_file])
-    reference = read_label_map(reference_file, reader)
+    readers = find_readers(dataset_json)
+    reference = read_label_map(reference_file, readers)
     try:
-        prediction = read_label_map(prediction_file, reader)
-        difference = geometry_difference(reference, prediction)
+        prediction = read_label_map(prediction_file, readers)
+        difference = shape_difference(reference, prediction)
+        if case["note"].startswith(MISSED):
+            difference = case["note"]
     except UnreadableError:
         difference = "no prediction"
     if difference:
         return Overlay(case["case"], target.name, f"Nothing to draw: {case['note'] or difference}", "")
     ref = np.isin(reference.array, target.members)
     pred = np.isin(prediction.array, target.members)
-    image, source = _image(case["case"], reference_file, dataset_json, images_dir, reader, ref.shape)
+    image, source = _image(case["case"], reference_file, dataset_json, images_dir, readers, ref.shape)
     plane, index = _worst_slice(ref, pred)
     data = _draw(ref, pred, image, reference.spacing, plane, index)
     where = _PLANES[plane] if not reference.flat else "image"
@@ -100,7 +105,7 @@ def _image(
     reference: Path,
     dataset_json: Mapping[str, Any],
     images_dir: Path | None,
-    reader: type,
+    readers: Readers,
     shape: tuple[int, ...],
 ) -> tuple[npt.NDArray[np.floating] | None, str]:
     """Image scaled to [0, 1], or None and why."""
@@ -108,12 +113,13 @@ def _image(
     if path is None:
         return None, ", image not found"
     try:
-        image = reader().read_images([str(path)])[0][0]
+        image = readers.of(path)[0]().read_images([str(path)])[0][0]
     except Exception as error:  # a picture less must not cost the report; the caption says so
         return None, f", image unreadable ({type(error).__name__})"
     if image.shape != shape:
         return None, ", image of another shape"
-    channel = next(iter(dataset_json.get("channel_names", {"0": ""}).values()))
+    channels = dataset_json.get("channel_names")
+    channel = next(iter(channels.values()), "") if isinstance(channels, Mapping) else ""
     low, high = _CT_WINDOW if str(channel).upper() == "CT" else np.percentile(image, (1, 99))
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1), ""
 

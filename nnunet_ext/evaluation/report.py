@@ -22,6 +22,7 @@ from nnunet_ext.evaluation.tables import (
     classes_table,
     column_head,
     default_metrics,
+    labels_and_mean,
     mean_std,
     metrics_table,
     number,
@@ -29,7 +30,6 @@ from nnunet_ext.evaluation.tables import (
     shown,
     summary_table,
 )
-from nnunet_ext.evaluation.targets import FOREGROUND
 
 _PRESENCE_WORDS = {
     "both": "in both",
@@ -146,9 +146,8 @@ def comparison_tables(models: Mapping[str, Evaluation]) -> list[Table]:
     """The papers' tables for several models: Dice by class first, then all metrics for each class and their mean."""
     first = next(iter(models.values()))
     names = default_metrics(first.conventions)
-    labels = [*(t.name for t in first.targets), *([FOREGROUND] if len(first.targets) > 1 else [])]
     by_class = [classes_table(models, "Dice")] if len(first.targets) > 1 else []
-    return by_class + [metrics_table(models, label, names) for label in labels]
+    return by_class + [metrics_table(models, label, names) for label in labels_and_mean(first)]
 
 
 def _figures(models: Mapping[str, Evaluation], labels: Sequence[str], names: Sequence[str]) -> list[_Figure]:
@@ -164,7 +163,7 @@ def _figures(models: Mapping[str, Evaluation], labels: Sequence[str], names: Seq
 
 
 def _tiles(evaluation: Evaluation) -> list[_Tile]:
-    per_case = evaluation.per_case(FOREGROUND)
+    per_case = evaluation.per_case(None)
     several = len(evaluation.targets) > 1
     detail = "mean ± std over cases" + (", classes averaged" if several else "")
     scores = [n for n in evaluation.metrics if n.endswith("_score")]
@@ -223,7 +222,7 @@ def _p_words(p: float) -> str:
 
 def _verdicts(results: Sequence[PairedResult]) -> list[tuple[str, str]]:
     """A sentence per pair of models and metric, for the mean over classes or the only class."""
-    overall = FOREGROUND if any(r.label == FOREGROUND for r in results) else results[0].label
+    overall = None if any(r.label is None for r in results) else results[0].label
     verdicts = []
     for r in results:
         if r.label != overall:

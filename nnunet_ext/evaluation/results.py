@@ -13,9 +13,10 @@ import pandas as pd
 
 from nnunet_ext import __version__
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.files import write_together
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.metrics import metric, metric_names
-from nnunet_ext.evaluation.targets import FOREGROUND, Target
+from nnunet_ext.evaluation.targets import Target
 
 COUNTS = ("TP", "FP", "FN", "TN", "n_ref", "n_pred")
 PRESENCES = ("both", "missed", "false_positive", "absent", "unannotated")
@@ -78,9 +79,9 @@ class Evaluation:
         """Names of the metric columns."""
         return metric_names(self.conventions)
 
-    def per_case(self, label: str) -> pd.DataFrame:
-        """Metrics of one class, or the mean over classes (``foreground``), with the case as index."""
-        if label == FOREGROUND:
+    def per_case(self, label: str | None) -> pd.DataFrame:
+        """Metrics of one class, or of the mean over classes (``None``), with the case as index."""
+        if label is None:
             return self.table.groupby("case")[self.metrics].mean()
         return self.table[self.table["label"] == label].set_index("case")[self.metrics]
 
@@ -176,11 +177,13 @@ class Evaluation:
         }
 
     def save(self, folder: Path) -> None:
-        """Write ``summary.json`` and ``metrics.csv`` into a folder, which is made where needed."""
-        make_folder(folder)
+        """Write ``summary.json`` and ``metrics.csv``, both or none, into a folder, which is made where needed.
+
+        Raises:
+            UserError: If there is no room or no permission; an earlier result stays as it was.
+        """
         text = json.dumps(self.summary(), indent=4, sort_keys=True)
-        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
-        self.table.to_csv(folder / "metrics.csv", index=False)
+        write_together(folder, {"summary.json": text + "\n", "metrics.csv": self.table.to_csv(index=False)})
 
     @classmethod
     def load(cls, folder: Path) -> Evaluation:
@@ -202,14 +205,16 @@ class Evaluation:
             table[["fold", "note"]] = table[["fold", "note"]].fillna("")
             own = summary["nnunet_ext"]
             targets = tuple(Target(v["name"], key, tuple(v["members"])) for key, v in own["labels"].items())
-            order = list(dict.fromkeys(table["label"]))
+            order = list(dict.fromkeys(table["key"]))
+            # Any text can be a name, also one that a CSV file would give back as something else.
+            table["label"] = table["key"].map({t.key: t.name for t in targets})
             cases = tuple(
                 {k: v for k, v in case.items() if k not in {"metrics", "presence"}}
                 for case in summary["metric_per_case"]
             )
             return cls(
                 table,
-                tuple(sorted(targets, key=lambda t: order.index(t.name))),
+                tuple(sorted(targets, key=lambda t: order.index(t.key))),
                 Conventions.from_dict(own["conventions"]),
                 tuple(own["notes"]),
                 cases,
@@ -218,18 +223,6 @@ class Evaluation:
             )
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{folder} holds no result of nnunet-ext evaluate ({error!r})") from error
-
-
-def make_folder(folder: Path) -> None:
-    """Make an output folder and its parents.
-
-    Raises:
-        UserError: If that is not possible.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the output folder {folder}: {error.strerror}; choose another with -o") from error
 
 
 def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:

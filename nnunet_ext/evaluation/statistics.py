@@ -15,7 +15,7 @@ from scipy.stats import wilcoxon
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.results import Evaluation
-from nnunet_ext.evaluation.targets import FOREGROUND
+from nnunet_ext.evaluation.targets import MEAN_KEY, MEAN_NAME
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -29,7 +29,8 @@ class PairedResult:
     Attributes:
         first: Name of the model compared with.
         second: Name of the model compared.
-        label: Class, or ``foreground`` for the mean over classes in each case.
+        label: Name of the class, ``None`` for the mean over classes in each case.
+        key: nnU-Net's key of the class, ``foreground_mean`` for the mean over classes.
         metric: Metric.
         n: Cases compared.
         mean_first: Mean of the first model over these cases.
@@ -46,7 +47,8 @@ class PairedResult:
 
     first: str
     second: str
-    label: str
+    label: str | None
+    key: str
     metric: str
     n: int
     mean_first: float
@@ -145,13 +147,14 @@ def compare(
         raise UserError(f"no metric {', '.join(unknown)}; choose among {', '.join(first.metrics)}")
     names = list(models)
     pairs = list(combinations(names, 2)) if all_pairs else [(names[0], name) for name in names[1:]]
-    labels = [*(t.name for t in first.targets), *([FOREGROUND] if len(first.targets) > 1 else [])]
+    classes: list[tuple[str | None, str]] = [(t.name, t.key) for t in first.targets]
+    classes += [(None, MEAN_KEY)] if len(first.targets) > 1 else []
     rng = np.random.default_rng(seed)
     results = [
-        _compare_pair(a, b, models[a].per_case(label), models[b].per_case(label), label, metric(name), rng)
+        _compare_pair(a, b, models[a].per_case(label), models[b].per_case(label), (label, key), metric(name), rng)
         for a, b in pairs
         for name in metrics
-        for label in labels
+        for label, key in classes
     ]
     corrected = holm([r.p for r in results])
     return [replace(r, p_holm=float(p)) for r, p in zip(results, corrected, strict=True)]
@@ -162,7 +165,7 @@ def _compare_pair(
     second: str,
     first_values: pd.DataFrame,
     second_values: pd.DataFrame,
-    label: str,
+    classified: tuple[str | None, str],
     described: Metric,
     rng: np.random.Generator,
 ) -> PairedResult:
@@ -178,7 +181,8 @@ def _compare_pair(
     return PairedResult(
         first=first,
         second=second,
-        label=label,
+        label=classified[0],
+        key=classified[1],
         metric=described.name,
         n=a.size,
         mean_first=means[0],
@@ -247,5 +251,5 @@ def holm(p_values: Sequence[float]) -> npt.NDArray[np.float64]:
 
 
 def as_frame(results: Sequence[PairedResult]) -> pd.DataFrame:
-    """A row per comparison, stored units."""
-    return pd.DataFrame([vars(r) for r in results])
+    """A row per comparison, stored units; ``key`` tells the mean over classes from a class of any name."""
+    return pd.DataFrame([vars(r) | {"label": MEAN_NAME if r.label is None else r.label} for r in results])

@@ -11,7 +11,7 @@ import numpy as np
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.results import Evaluation
-from nnunet_ext.evaluation.targets import FOREGROUND
+from nnunet_ext.evaluation.targets import MEAN_NAME
 
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"})
 _LATEX_SIGNS = {
@@ -116,7 +116,7 @@ def default_metrics(conventions: Conventions) -> list[str]:
 def summary_table(evaluation: Evaluation, names: Sequence[str]) -> Table:
     """One model: classes as rows and their mean last, metrics as columns."""
     described = [metric(name) for name in names]
-    labels = [*(t.name for t in evaluation.targets), *([FOREGROUND] if len(evaluation.targets) > 1 else [])]
+    labels = labels_and_mean(evaluation)
     rows = []
     for label in labels:
         mean, std = _mean_and_std(evaluation, label, names)
@@ -126,12 +126,20 @@ def summary_table(evaluation: Evaluation, names: Sequence[str]) -> Table:
     return Table(caption, ("Class", *(column_head(d) for d in described)), tuple(rows))
 
 
-def class_name(label: str) -> str:
-    """Name of a class for readers."""
-    return "mean over classes" if label == FOREGROUND else label
+def labels_and_mean(evaluation: Evaluation) -> list[str | None]:
+    """The classes, and ``None`` for their mean where there are several."""
+    return [*(t.name for t in evaluation.targets), *([None] if len(evaluation.targets) > 1 else [])]
 
 
-def metrics_table(models: Mapping[str, Evaluation], label: str, names: Sequence[str]) -> Table:
+def class_name(label: str | None) -> str:
+    """Name of a class, or of their mean (``None``), for readers, who must be able to tell the two apart."""
+    if label is None:
+        return MEAN_NAME
+    name = " ".join(label.split())
+    return f"class {label!r}" if name.casefold() == MEAN_NAME or not name else name
+
+
+def metrics_table(models: Mapping[str, Evaluation], label: str | None, names: Sequence[str]) -> Table:
     """One class: models as rows, metrics as columns (Lian et al. 2025, Table 1; Conze et al. 2021, Table 1)."""
     described = [metric(name) for name in names]
     values = {model: _mean_and_std(evaluation, label, names) for model, evaluation in models.items()}
@@ -156,7 +164,7 @@ def classes_table(models: Mapping[str, Evaluation], name: str) -> Table:
     """One metric: models as rows, classes as columns and their mean (Zhou et al. 2019, Table 2)."""
     described = metric(name)
     first = next(iter(models.values()))
-    labels = [*(t.name for t in first.targets), *([FOREGROUND] if len(first.targets) > 1 else [])]
+    labels = labels_and_mean(first)
     values = {m: [_mean_and_std(e, label, [name]) for label in labels] for m, e in models.items()}
     best = [_best(described, [values[m][i][0][name] for m in models]) for i in range(len(labels))]
     rows = tuple(
@@ -174,7 +182,7 @@ def classes_table(models: Mapping[str, Evaluation], name: str) -> Table:
 
 
 def _mean_and_std(
-    evaluation: Evaluation, label: str, names: Sequence[str]
+    evaluation: Evaluation, label: str | None, names: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
     values = evaluation.per_case(label)[list(names)]
     return (

@@ -7,19 +7,35 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from nnunet_ext import __version__
+from nnunet_ext.core.files import write_together
 from nnunet_ext.evaluation.case import evaluate_pair
 from nnunet_ext.evaluation.cases import CasePair
 from nnunet_ext.evaluation.conventions import Conventions
-from nnunet_ext.evaluation.reading import LabelMap, UnreadableError, geometry_difference, read_label_map
+from nnunet_ext.evaluation.reading import (
+    LabelMap,
+    Readers,
+    UnreadableError,
+    geometry_difference,
+    read_label_map,
+    shape_difference,
+)
 from nnunet_ext.evaluation.targets import LabelScheme
 
 Record = dict[str, Any]
 """All results of a case in plain types: its files, spacing and shape, a note, and a row per class."""
+MISSED = "scored as missed"
+"""How the note of a case begins whose prediction was not used."""
+Matching = Literal["header", "array"]
+_CLEARLY = 0.25  # in Dice
+_HINT = (
+    "if the header of one of them is known to be wrong and both arrays have the same order, as with the published "
+    "labels of LiTS and NIH Pancreas-CT, choose --match array"
+)
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,10 @@ class Job:
     Attributes:
         scheme: The classes.
         conventions: How to score.
-        reader: nnU-Net's reader class.
-        allow_missing: Score an unusable prediction as empty.
+        readers: nnU-Net's readers.
+        allow_missing: Score an absent or unusable prediction as empty.
+        match: What tells that prediction and reference lie on one grid: their headers, or that their arrays have the
+            same shape; then voxel sizes are those of the prediction, which has them from its image.
         annotated: Names or values of the annotated classes by case; all where a case is not named.
         cache: Folder of finished cases.
         threads: Threads for nearest-neighbour searches.
@@ -38,8 +56,9 @@ class Job:
 
     scheme: LabelScheme
     conventions: Conventions
-    reader: type
+    readers: Readers
     allow_missing: bool
+    match: Matching
     annotated: Mapping[str, Sequence[int | str]]
     cache: Path | None
     threads: int
@@ -49,6 +68,10 @@ class _CaseError(Exception):
     """A case that cannot be scored; the message names the file."""
 
 
+class _HeaderError(_CaseError):
+    """A prediction that fits its reference voxel by voxel but for the headers: never scored as missed."""
+
+
 def evaluate_case(job: Job, pair: CasePair) -> Record | str:
     """The record of a case, or a sentence on why there is none; runs in a worker process."""
     fingerprint = _fingerprint(job, pair)
@@ -56,16 +79,16 @@ def evaluate_case(job: Job, pair: CasePair) -> Record | str:
     if stored is not None and stored.is_file():
         try:
             content = json.loads(stored.read_text(encoding="utf-8"))
-        except ValueError:  # half-written by an interrupted run; it is computed again
+        except (OSError, ValueError):  # not to be read; it is computed again
             content = {}
-        if content.get("fingerprint") == fingerprint:
+        if isinstance(content, dict) and content.get("fingerprint") == fingerprint:
             return content["record"]
     try:
         record = _score(job, pair)
     except (_CaseError, UnreadableError) as error:
         return str(error)
     if stored is not None:
-        stored.write_text(json.dumps({"fingerprint": fingerprint, "record": record}), encoding="utf-8")
+        write_together(stored.parent, {stored.name: json.dumps({"fingerprint": fingerprint, "record": record})})
     return record
 
 
@@ -81,28 +104,37 @@ def _fingerprint(job: Job, pair: CasePair) -> str:
         pair.fold,
         asdict(job.scheme),
         job.conventions.to_dict(),
-        job.reader.__name__,
+        repr(job.readers),
         job.allow_missing,
+        job.match,
         job.annotated.get(pair.case),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _score(job: Job, pair: CasePair) -> Record:
-    reference = read_label_map(pair.reference, job.reader)
+    reference = read_label_map(pair.reference, job.readers)
     _check_labels(reference, pair.reference, job.scheme, may_ignore=True)
-    note = ""
+    spacing, notes = reference.spacing, []
     try:
         prediction = _usable_prediction(job, pair, reference)
+        array = prediction.array
+        difference = geometry_difference(reference, prediction)
+        if difference:
+            notes.append(f"matched by array, with the voxel sizes of the prediction, for in its header {difference}")
+            spacing = prediction.spacing
+        remark = prediction.remark if difference else reference.remark
     except (_CaseError, UnreadableError) as error:
-        if not job.allow_missing:
+        if not job.allow_missing or isinstance(error, _HeaderError):
             raise
-        note = f"scored as missed: {error}"
-        prediction = np.zeros_like(reference.array)
+        notes.append(f"{MISSED}: {error}")
+        array, remark = np.zeros_like(reference.array), reference.remark
+    if remark:
+        notes.append(f"has an odd header, which distances and volumes follow: {remark}")
     results = evaluate_pair(
         reference.array,
-        prediction,
-        reference.spacing,
+        array,
+        spacing,
         job.scheme,
         job.conventions,
         flat=reference.flat,
@@ -129,22 +161,49 @@ def _score(job: Job, pair: CasePair) -> Record:
         "fold": pair.fold,
         "reference_file": str(pair.reference),
         "prediction_file": str(pair.prediction),
-        "spacing": list(reference.spacing),
+        "spacing": list(spacing),
         "shape": list(reference.array.shape),
-        "note": note,
+        "note": "; ".join(notes),
         "classes": classes,
     }
 
 
-def _usable_prediction(job: Job, pair: CasePair, reference: LabelMap) -> np.ndarray:
-    if not pair.prediction.is_file():
+def _usable_prediction(job: Job, pair: CasePair, reference: LabelMap) -> LabelMap:
+    if not pair.prediction.exists() and not pair.prediction.is_symlink():
         raise _CaseError(f"{pair.prediction} does not exist")
-    prediction = read_label_map(pair.prediction, job.reader)
+    prediction = read_label_map(pair.prediction, job.readers)
+    off_grid = f"{pair.prediction} does not lie on the grid of its reference"
+    shape = shape_difference(reference, prediction)
+    if shape:
+        raise _CaseError(f"{off_grid}: {shape}")
     difference = geometry_difference(reference, prediction)
+    if difference and job.match == "header":
+        raise _HeaderError(f"{off_grid}: {difference}; {_HINT}")
     if difference:
-        raise _CaseError(f"{pair.prediction} does not lie on the grid of its reference: {difference}")
+        _check_order(reference, prediction, pair)
     _check_labels(prediction, pair.prediction, job.scheme, may_ignore=False)
-    return prediction.array
+    return prediction
+
+
+def _check_order(reference: LabelMap, prediction: LabelMap, pair: CasePair) -> None:
+    """Raise if the prediction fits its reference far better mirrored, which shape alone does not tell."""
+    shape = reference.array.shape
+    ref, pred = (np.flatnonzero(m.array) for m in (reference, prediction))
+    if not (ref.size and pred.size):
+        return
+    values = prediction.array.ravel()[pred]
+    where = np.unravel_index(pred, shape)
+    agreement = {}
+    for axes in ("", "z", "y", "x", "zy", "zx", "yx", "zyx"):
+        turned = tuple(n - 1 - w if a in axes else w for a, w, n in zip("zyx", where, shape, strict=True))
+        same = np.count_nonzero(reference.array[turned] == values)
+        agreement[axes] = 2 * same / (ref.size + pred.size)
+    best = max(agreement, key=lambda axes: agreement[axes])
+    if agreement[best] > agreement[""] + _CLEARLY:
+        raise _HeaderError(
+            f"{pair.prediction} fits its reference better mirrored along {', '.join(best)} (Dice {agreement[best]:.2f} "
+            f"instead of {agreement['']:.2f}), so the arrays are not in the same order: turn one of them"
+        )
 
 
 def _check_labels(label_map: LabelMap, path: Path, scheme: LabelScheme, may_ignore: bool) -> None:

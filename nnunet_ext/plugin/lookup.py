@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
 import pkgutil
 import re
@@ -12,10 +14,14 @@ from pathlib import Path
 
 import nnunetv2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.find_class_by_name import (
+    recursive_find_python_class,
+    temporarily_cleanup_imports_from_path,
+    temporarily_extend_syspath,
+)
 
 from nnunet_ext.core.console import print_without_traceback
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.errors import UserError, last_line
 from nnunet_ext.plugin.registry import TRAINERS
 from nnunet_ext.plugin.run_length import run_length_variant, split_run_length
 from nnunet_ext.plugin.startup import VARIABLE, plugin_folder
@@ -87,6 +93,35 @@ def find_for_nnunet(name: str) -> type[nnUNetTrainer]:
         if name.startswith(_PREFIX) and _is_last_folder():
             raise UserError(did_you_mean(name)) from None
         raise
+
+
+def modules_that_fail() -> list[str]:
+    """Modules in other folders of ``nnUNet_extTrainer`` that cannot be imported: file and error of each.
+
+    nnU-Net imports every one of them, in this way, whenever it looks for a trainer that is not its own.
+    """
+    problems: list[str] = []
+    for folder in _other_folders():
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            temporarily_extend_syspath(folder),
+            temporarily_cleanup_imports_from_path(folder),
+        ):
+            problems += _failures(Path(folder), "")
+    return problems
+
+
+def _failures(folder: Path, prefix: str) -> Iterator[str]:
+    for module in pkgutil.iter_modules([str(folder)]):
+        name = prefix + module.name
+        if module.ispkg:
+            yield from _failures(folder / module.name, f"{name}.")
+            continue
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # whatever is written in somebody's file
+            if not (isinstance(error, ModuleNotFoundError) and error.name == name):  # nnU-Net passes over that
+                yield f"{folder / module.name}.py ({type(error).__name__}: {last_line(error)})"
 
 
 def _find_as_it_is(name: str) -> type[nnUNetTrainer] | None:

@@ -57,7 +57,20 @@ class ExtendedTrainer(nnUNetTrainer):
     # ---- what a derived trainer overrides ----
 
     def check_supported(self) -> None:
-        """Raise :class:`UserError` with one sentence if the plan, the dataset or the options cannot work."""
+        """Raise :class:`UserError` with one sentence if the plan, the dataset or the options cannot work.
+
+        nnU-Net weighs the coarsest output of deep supervision 0 and divides by the sum of the weights. With two
+        resolution stages there is one output and its weight is 0 / 0: the network is nan after one step, in the stock
+        trainer too. With several GPUs and no compilation the weight is 1e-6 / 1e-6, and training goes well.
+        """
+        stages = len(self.configuration_manager.pool_op_kernel_sizes)
+        weighs = stages > 2 or (stages == 2 and self.is_ddp and not self._do_i_compile())
+        if self.enable_deep_supervision and not weighs:
+            raise UserError(
+                f"configuration {self.configuration_name} of {self.preprocessed_dataset_folder_base}/"
+                f"{self.plans_manager.plans_name}.json has {stages} resolution stage(s), too few for nnU-Net's deep "
+                "supervision, which would make every weight of the network nan: use plans with at least three."
+            )
 
     def build_auxiliary(self) -> dict[str, AuxiliaryNetwork]:
         """Make the auxiliary networks, by name; called once, after ``self.network`` exists."""

@@ -131,6 +131,7 @@ class DualTrainer(OwnLoadersTrainer):
 
     def check_supported(self) -> None:
         """Whose prediction counts, and the network of the plans."""
+        super().check_supported()
         name = type(self).__name__
         plans = f"{self.preprocessed_dataset_folder_base}/{self.plans_manager.plans_name}.json"
         if self.inference not in get_args(Inference):

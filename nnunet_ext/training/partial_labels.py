@@ -75,6 +75,7 @@ class PartialLabelTrainer(OwnLoadersTrainer):
 
     def check_supported(self) -> None:
         """The batch, the annotations and the fold must allow for the mix."""
+        super().check_supported()
         name, folder = type(self).__name__, self.preprocessed_dataset_folder_base
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
         if not 0 < self.partial_share < 1 or math.ceil(size * self.partial_share) >= size:

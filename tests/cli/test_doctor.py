@@ -1,9 +1,13 @@
 """What doctor finds, and what to do about it."""
 
+import os
 import sys
 from importlib import metadata
 
+import pytest
+
 from nnunet_ext.cli import doctor
+from nnunet_ext.plugin.startup import plugin_folder
 
 
 def test_a_missing_nnunet_is_a_finding_and_no_traceback(monkeypatch):
@@ -35,3 +39,29 @@ def test_unfinished_conversions_are_listed(monkeypatch, tmp_path):
     assert finding.is_fine  # it may be running
     assert ".Dataset503_LiTS.partial" in finding.message
     assert "goes on from there, or delete" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("def broken(:\n", "SyntaxError"),
+        ("x = undefined_name\n", "NameError: name 'undefined_name'"),
+        ("assert False, 'needs ten GPUs'\n", "AssertionError: needs ten GPUs"),
+        ("import no_such_module_anywhere\n", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        ("import sys\nprint('hello')\nsys.exit('bye')\n", "SystemExit: bye"),
+        ("raise Exception\n", "Exception: Exception"),
+    ],
+)
+@pytest.mark.parametrize("place", ["mine.py", "pack/mine.py"])
+def test_modules_of_the_user_that_do_not_import_are_named(monkeypatch, tmp_path, capsys, text, error, place):
+    pytest.importorskip("nnunetv2")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "pack").mkdir(exist_ok=True)
+    (tmp_path / "pack" / "__init__.py").touch()
+    (tmp_path / "sound.py").write_text("x = 1\n")
+    (tmp_path / place).write_text(text)
+    monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path}{os.pathsep}{plugin_folder()}")
+    finding = next(f for f in doctor.examine() if f.subject == "trainers")
+    assert not finding.is_fine and "\n" not in finding.message
+    assert f"{tmp_path / place} ({error}" in finding.message and "sound" not in finding.message
+    assert capsys.readouterr().out == ""

@@ -88,3 +88,31 @@ def test_what_cannot_be_paired(root):
 
 def test_long_lists_are_cut():
     assert missing_message(tuple("abcdefg"), 9) == "7 of 9 predictions missing: a, b, c, d, e and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("predicted", "hint"),
+    [("a_0000", "did you mean a"), ("A", "did you mean a"), ("case_1", "did you mean case_01"), ("zzz", "of zzz$")],
+)
+def test_names_that_nearly_fit(root, predicted, hint):
+    (root / "labelsTr" / "case_01.nii.gz").touch()
+    with pytest.raises(UserError, match=hint):
+        find(root, predict(root / "p", [predicted]))
+
+
+def test_a_folder_of_images_in_place_of_labels(root):
+    images = predict(root / "imagesTr", ["a_0000", "b_0000"])
+    with pytest.raises(UserError, match="is it the folder of label maps"):
+        find_cases(images, predict(root / "p", "ab"), ".nii.gz")
+
+
+def test_two_formats_of_a_case_are_a_choice(root):
+    folder = predict(root / "p", "abc")
+    for ending in (".nii", ".mha"):
+        (folder / f"d{ending}").touch()
+    with pytest.raises(UserError, match=r"d\.mha and d\.nii for case d"):
+        find(root, folder)
+
+
+def test_references_compared_with_themselves(root):
+    assert "compared with themselves" in find(root, root / "labelsTr").notes[0]

@@ -2,7 +2,7 @@ import pytest
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.conventions import PRESETS
-from nnunet_ext.evaluation.targets import label_scheme, read_dataset_json
+from nnunet_ext.evaluation.targets import annotated_classes, label_scheme, read_dataset_json
 
 
 def scheme(labels, preset="papers"):
@@ -55,3 +55,49 @@ def test_dataset_json_must_be_one(tmp_path):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             read_dataset_json(file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "liver": 1.5}, "integers"),
+        ({"background": 0, "liver": True}, "integers"),
+        ({"background": 0, "liver": -1}, "integers"),
+        ({"background": 0, "liver": []}, "integers"),
+        ({"background": 0, "liver": 10**9}, "integers"),
+        ({"0": "background", "1": "liver"}, "not number: name"),
+        ({"background": 0, "liver": 1, "spleen": 1}, "'spleen' and 'liver' the same value"),
+        ({"background": 0, "whole": [0, 1]}, "which is background"),
+        ({"background": 0, "liver": 1, "ignore": 1}, "the value of ignore"),
+        ({"background": 0, "liver": 1, "ignore": 0}, "ignore"),
+        ({"background": 0, "liver \ud800": 1}, "no text"),
+    ],
+)
+def test_tables_of_labels_that_mean_nothing(labels, message):
+    with pytest.raises(UserError, match=message):
+        label_scheme({"labels": labels})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"labels": {"liver": 1, "liver": 2}, "file_ending": ".nii"}', "'liver' twice"),
+        ('{"labels": ["background", "liver"], "file_ending": ".nii"}', "no 'labels'"),
+        ('{"labels": {"liver": 1}, "file_ending": "nii"}', "does not begin with a dot"),
+        ('{"labels": {"liver": 1}, "file_ending": null}', "no 'file_ending'"),
+        ("[]", "no 'labels'"),
+        ("[" * 100_000, "cannot read"),
+    ],
+)
+def test_what_is_no_dataset_json(tmp_path, text, message):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_dataset_json(tmp_path / "dataset.json")
+
+
+@pytest.mark.parametrize("table", [["a"], {"a": "liver"}, {"a": ["lever"]}, {"a": [["liver"]]}])
+def test_tables_of_annotated_labels(table):
+    targets = label_scheme({"labels": {"background": 0, "liver": 1}}).targets
+    assert annotated_classes({"annotated_labels": {"a": ["liver"], "b": [1]}}, targets) == {"a": ("liver",), "b": (1,)}
+    with pytest.raises(UserError, match="annotated_labels"):
+        annotated_classes({"annotated_labels": table}, targets)

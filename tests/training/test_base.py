@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.training.base import ExtendedTrainer
 from nnunet_ext.training.checkpoint import EXTENSION_KEY, write_checkpoint
 from nnunet_ext.training.curves import LossCurves, mean_of_known
 from tests.training.building import build, random_batch
@@ -229,3 +230,36 @@ def test_terms_reach_the_log_and_additional_loggers(dataset):
     assert seen["loss_terms/adversarial_1"] == pytest.approx(mean, rel=1e-5)
     assert "adversarial_1" in Path(trainer.log_file).read_text()
     assert json.dumps(trainer.loss_curves.state_dict())  # plain numbers, whatever torch version reads them
+
+
+def with_stages(number):
+    """Plans of the first ``number`` resolution stages."""
+
+    def change(plans):
+        arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        stages = arguments["n_stages"]
+        for key, value in arguments.items():
+            if isinstance(value, list):
+                arguments[key] = value[: number - (stages - len(value))]
+        arguments["n_stages"] = number
+
+    return change
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_two_stages_are_refused_where_stock_training_is_nan(dataset, single_process, stages, deep_supervision):
+    options = {"change_plans": with_stages(stages), "enable_deep_supervision": deep_supervision}
+    stock = build(dataset, "nnUNetTrainer", **options)
+    stock.initialize()
+    is_nan = bool(np.isnan(stock.train_step(random_batch(stock))["loss"]))
+    assert is_nan == (deep_supervision and stages == 2)
+    for name in ("nnUNetTrainerRefinedGAN", "nnUNetTrainerSDNetLabelled", "nnUNetTrainerPartial"):
+        trainer = build(dataset, name, **options)
+        if is_nan:
+            with pytest.raises(UserError, match=r"3d_fullres of .*nnUNetPlans.*has 2 resolution stage.*at least three"):
+                trainer.initialize()
+            trainer.is_ddp = True  # a weight of 1e-6 in place of 0
+            ExtendedTrainer.check_supported(trainer)
+        elif name != "nnUNetTrainerPartial":
+            ExtendedTrainer.check_supported(trainer)
