@@ -1,7 +1,8 @@
 """Training runs of the accuracy benchmarks: what they share with each other, and nothing of what they compare.
 
-All runs have one small plan (3d_fullres, features 8 to 64, batch of 2) that trains on two cores. A run is seeded, draws
-its batches in its own process, and is a process of its own; a killed one continues from its last epoch.
+Runs have a small plan that trains on two cores. A run draws its batches in its own process from random numbers that
+depend on its seed, fold and epoch alone, so that all trainers are shown the same ones, and is a process of its own; a
+killed one continues from its last epoch.
 """
 
 from __future__ import annotations
@@ -14,29 +15,67 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-PLANS = "smallPlans"
-FEATURES = [8, 16, 32, 64]
-BATCH_SIZE = 2
-CONFIGURATION = "3d_fullres"
 VARIANTS = Path(__file__).parent / "trainers"
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A plan small enough for a processor.
+
+    Attributes:
+        name: of the plans file.
+        configuration: nnU-Net's.
+        features: of the stages, from the finest; a plan of fewer stages takes the first of them.
+        batch_size: samples.
+        spacing: in mm, slices first; ``None`` for nnU-Net's choice.
+    """
+
+    name: str
+    configuration: str
+    features: Sequence[int]
+    batch_size: int
+    spacing: Sequence[float] | None = None
+
+
+SMALL = Plan("smallPlans", "3d_fullres", (8, 16, 32, 64), 2)
+PLANS, CONFIGURATION, FEATURES, BATCH_SIZE = SMALL.name, SMALL.configuration, list(SMALL.features), SMALL.batch_size
+
+
+@dataclass(frozen=True)
 class Run:
-    """One training: the preprocessed dataset's folder name, the trainer with its run length, the fold and the seed."""
+    """One training.
+
+    Attributes:
+        dataset: folder name of the preprocessed dataset.
+        trainer: with its run length.
+        fold: of the dataset's split.
+        seed: of all random numbers, together with the fold.
+        plans: name of the plans file.
+        configuration: nnU-Net's.
+        mirroring: whether images are mirrored, in training and prediction.
+    """
 
     dataset: str
     trainer: str
     fold: int
     seed: int
+    plans: str = PLANS
+    configuration: str = CONFIGURATION
+    mirroring: bool = True
+
+    @property
+    def group(self) -> str:
+        """Folder that tells runs apart which nnU-Net would put in the same place."""
+        return "" if self.mirroring else f"not_mirrored/seed_{self.seed}"
 
     def folder(self, work: Path) -> Path:
         """Where nnU-Net puts its results."""
-        return work / "results" / self.dataset / f"{self.trainer}__{PLANS}__{CONFIGURATION}" / f"fold_{self.fold}"
+        name = f"{self.trainer}__{self.plans}__{self.configuration}"
+        return work / "results" / self.group / self.dataset / name / f"fold_{self.fold}"
 
     def validation(self, work: Path) -> Path:
         """Its predictions of the validation cases."""
@@ -55,27 +94,36 @@ def environment(work: Path) -> dict[str, str]:
     return {**os.environ, **{k: str(v) for k, v in folders.items()}, "nnUNet_extTrainer": str(VARIANTS)}
 
 
-def prepare(data: Path, work: Path, dataset_id: int) -> Path:
-    """Convert, plan and preprocess a Decathlon task with the small plan; skips what is done.
+def prepare(data: Path, work: Path, dataset_id: int, plan: Plan = SMALL) -> Path:
+    """Convert, plan and preprocess a Decathlon task with a small plan; skips what is done.
 
     Returns:
         The preprocessed folder.
     """
     env = environment(work)
     preprocessed = work / "preprocessed"
-    if not list(preprocessed.glob(f"Dataset{dataset_id:03d}_*/{PLANS}.json")):
-        subprocess.run(["nnunet-ext", "convert", "msd", str(data), "-d", str(dataset_id)], env=env, check=True)
-        plan = ["nnUNetv2_plan_and_preprocess", "-d", str(dataset_id), "-c", CONFIGURATION, "-np", "2"]
-        subprocess.run([*plan, "--verify_dataset_integrity"], env=env, check=True)
-        folder = next(preprocessed.glob(f"Dataset{dataset_id:03d}_*"))
+    number = f"{dataset_id:03d}"
+    if not list((work / "raw").glob(f"Dataset{number}_*/dataset.json")):
+        subprocess.run(["nnunet-ext", "convert", "msd", str(data), "-d", number], env=env, check=True)
+    done = f"{plan.name}_{plan.configuration}_is_done"
+    if not list(preprocessed.glob(f"Dataset{number}_*/{done}")):
+        command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", plan.configuration, "-np", "2", "--no_pp"]
+        if plan.spacing is not None:
+            command += ["-overwrite_target_spacing", *map(str, plan.spacing)]
+        subprocess.run([*command, "--verify_dataset_integrity"], env=env, check=True)
+        folder = next(preprocessed.glob(f"Dataset{number}_*"))
         plans = json.loads((folder / "nnUNetPlans.json").read_text())
-        plans["plans_name"] = PLANS
-        configuration = plans["configurations"][CONFIGURATION]
-        configuration["batch_size"] = BATCH_SIZE
+        plans["plans_name"] = plan.name
+        configuration = plans["configurations"][plan.configuration]
+        configuration["batch_size"] = plan.batch_size
+        configuration["data_identifier"] = f"{plan.name}_{plan.configuration}"
         arguments = configuration["architecture"]["arch_kwargs"]
-        arguments["features_per_stage"] = FEATURES[: arguments["n_stages"]]
-        (folder / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
-    return next(preprocessed.glob(f"Dataset{dataset_id:03d}_*"))
+        arguments["features_per_stage"] = list(plan.features[: arguments["n_stages"]])
+        (folder / f"{plan.name}.json").write_text(json.dumps(plans, indent=1))
+        command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", plan.name, "-c", plan.configuration, "-np", "2"]
+        subprocess.run(command, env=env, check=True)
+        (folder / done).touch()
+    return next(preprocessed.glob(f"Dataset{number}_*"))
 
 
 def sources_of(raw: Path) -> dict[str, dict[str, Any]]:
@@ -124,30 +172,65 @@ def in_mixed_precision(network: Any) -> None:
     network.__class__ = type(stock.__name__, (stock,), {"forward": forward})
 
 
-def train(run: Run, threads: int, precision: str) -> None:
-    """Train from where the run stopped, then nnU-Net's final validation; in a process of its own."""
+def seed_everything(*entropy: int) -> None:
+    """Seed the generators that nnU-Net draws from."""
     import random
 
     import numpy as np
     import torch
+
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(seed)
+
+
+def without_mirroring(trainer: Any) -> None:
+    """Let a trainer do what ``nnUNetTrainerNoMirroring`` does.
+
+    What decides which kidney is the left one does not pass for accuracy then.
+    """
+    stock = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
+
+    def configure() -> tuple[Any, ...]:
+        trainer_axes = stock()
+        trainer.inference_allowed_mirroring_axes = None
+        return (*trainer_axes[:3], None)
+
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = configure
+
+
+def train(run: Run, threads: int, precision: str) -> None:
+    """Train from where the run stopped, then nnU-Net's final validation; in a process of its own."""
+    import torch
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
     torch.set_num_threads(threads)
-    random.seed(run.seed)
-    np.random.seed(run.seed)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(run.seed)
+    seed_everything(run.seed, run.fold)
+    device = torch.device("cpu")
     trainer = get_trainer_from_args(
-        run.dataset, CONFIGURATION, run.fold, run.trainer, PLANS, continue_training=True, device=torch.device("cpu")
+        run.dataset, run.configuration, run.fold, run.trainer, run.plans, continue_training=True, device=device
     )
+    if not run.mirroring:
+        without_mirroring(trainer)
     trainer.initialize()
+    # What is faster on a CPU, each 1.3 times, for every trainer alike
+    layout = torch.contiguous_format if run.configuration == "2d" else torch.channels_last_3d
     for network in (trainer.network, *(helper.module for helper in getattr(trainer, "auxiliary", {}).values())):
         if hasattr(network, "decoder"):  # no discriminator
-            network.to(memory_format=torch.channels_last_3d)  # 1.3 times faster on a CPU, for every trainer alike
+            network.to(memory_format=layout)
             if precision == "bfloat16":
                 in_mixed_precision(network)
     trainer.save_every = 1
-    trainer.num_val_iterations_per_epoch = 10  # they decide nothing here: the last checkpoint counts
+    trainer.num_val_iterations_per_epoch = 4  # they decide nothing here: the last checkpoint counts
     maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    start = trainer.on_train_epoch_start
+
+    def seeded_start() -> None:
+        seed_everything(run.seed, run.fold, trainer.current_epoch)
+        start()
+
+    trainer.on_train_epoch_start = seeded_start
     if trainer.current_epoch < trainer.num_epochs:
         trainer.run_training()
     trainer.perform_actual_validation(False)
@@ -214,11 +297,11 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> None:
     def one(run: Run) -> None:
         if (run.validation(work) / "summary.json").exists():
             return
-        command = [sys.executable, __file__, run.dataset, run.trainer, str(run.fold), str(run.seed)]
-        with (logs / f"{run.dataset}_{run.trainer}_{run.fold}.log").open("a") as log:
-            status = subprocess.run(
-                [*command, str(arguments.threads), arguments.precision], env=env, stdout=log, stderr=log, check=False
-            ).returncode
+        command = [sys.executable, __file__, json.dumps(asdict(run)), str(arguments.threads), arguments.precision]
+        own = env | {"nnUNet_results": str(work / "results" / run.group)}
+        name = "_".join((run.dataset, run.trainer, run.group.replace("/", "_"), str(run.fold)))
+        with (logs / f"{name}.log").open("a") as log:
+            status = subprocess.run(command, env=own, stdout=log, stderr=log, check=False).returncode
         print(f"{run}  {'done' if status == 0 else f'FAILED, see {log.name}'}", flush=True)
 
     with ThreadPoolExecutor(arguments.parallel) as pool:
@@ -226,5 +309,5 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    dataset, trainer, fold, seed, threads, precision = sys.argv[1:]
-    train(Run(dataset, trainer, int(fold), int(seed)), int(threads), precision)
+    settings, threads, precision = sys.argv[1:]
+    train(Run(**json.loads(settings)), int(threads), precision)

@@ -6,6 +6,7 @@ from nnunet_ext.trainers.multi_level import nnUNetTrainerMLL
 class nnUNetTrainerMLLGentle(nnUNetTrainerMLL):
     """A tenth of the paper's weight for the boundary term, whose distances are in mm here."""
 
+    boundary_scale = "mm"
     boundary_weight = 0.1
 
 
@@ -21,3 +22,15 @@ class nnUNetTrainerRegionDice(nnUNetTrainerMLL):
     region_loss = "dice"
     boundary_weight = 0.0
     pixel_weight = 0.0
+
+
+class nnUNetTrainerMLLMillimetres(nnUNetTrainerMLL):
+    """The letter of Eq. 6: the boundary term is a mean of distances in mm."""
+
+    boundary_scale = "mm"
+
+
+class nnUNetTrainerMLLHalf(nnUNetTrainerMLL):
+    """Half the weight of the boundary term."""
+
+    boundary_weight = 0.5

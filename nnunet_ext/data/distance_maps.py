@@ -46,6 +46,25 @@ def signed_distance(
     return distance
 
 
+def relative_distance(distance: NDArray[np.float32], spacing: Sequence[float]) -> NDArray[np.float32]:
+    """Signed distance in units of the object's own mean depth, cut off at one of them.
+
+    Distances of :func:`signed_distance` count from the centres of border voxels; here they count from half a voxel
+    further out, so that an object one voxel thin has an inside too. What lies deep inside an object is worth as much
+    as what lies far outside, for a large one as for a small one, whatever the field of view.
+
+    Args:
+        distance: of an object that has a border, in mm, (*spatial).
+        spacing: of the voxels in mm, one per axis.
+
+    Returns:
+        Between -1 and 1, (*spatial), negative on every voxel of the object, positive elsewhere.
+    """
+    from_face = distance - np.float32(min(spacing) / 2)
+    from_face /= -from_face[distance <= 0].mean()
+    return from_face.clip(-1, 1, out=from_face)
+
+
 def _window(box: Window, shape: tuple[int, ...], spacing: Sequence[float], margin: float) -> Window:
     """``box`` with ``margin`` mm, at least a voxel, on every side, inside ``shape``."""
     grown = []
@@ -78,6 +97,7 @@ def signed_distance_maps(
     labels: Sequence[int] | None,
     ignore_label: int | None = None,
     margin: float = 10.0,
+    relative: bool = False,
 ) -> torch.Tensor:
     """Signed distance maps of all foreground classes or regions of a patch.
 
@@ -93,9 +113,11 @@ def signed_distance_maps(
         labels: the foreground labels; ``None`` for regions.
         ignore_label: value of ignored voxels, ``None`` if the dataset has no ignore label.
         margin: in mm.
+        relative: give the distances of :func:`relative_distance`, sample by sample.
 
     Returns:
-        Distance in mm, float16 (classes, *spatial): negative inside, zero on border voxels, positive outside.
+        Distance in mm, float16 (classes, *spatial): negative inside, zero on border voxels, positive outside. If
+        ``relative``, without unit.
     """
     shape = segmentation.shape[1:]
     boxes: list[Window | None]
@@ -119,7 +141,8 @@ def signed_distance_maps(
         unknown = None if ignored is None else ignored[window]
         distance = signed_distance(channel[window] == value, spacing, unknown)
         if distance is not None:
-            whole.copy_(torch.from_numpy(_extend(distance, window, shape, spacing)))
+            distance = _extend(distance, window, shape, spacing)
+            whole.copy_(torch.from_numpy(relative_distance(distance, spacing) if relative else distance))
     if ignored is not None:
         maps[:, torch.from_numpy(ignored)] = 0
     return maps
@@ -133,17 +156,25 @@ class AddDistanceMaps(BasicTransform):
     """
 
     def __init__(
-        self, spacing: Sequence[float], labels: Sequence[int] | None, ignore_label: int | None, margin: float = 10.0
+        self,
+        spacing: Sequence[float],
+        labels: Sequence[int] | None,
+        ignore_label: int | None,
+        margin: float = 10.0,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         self.spacing = tuple(spacing)
         self.labels = None if labels is None else tuple(labels)
         self.ignore_label = ignore_label
         self.margin = margin
+        self.relative = relative
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Append the maps to ``data_dict["segmentation"]``."""
         targets = data_dict["segmentation"]
         targets = targets if isinstance(targets, list) else [targets]
-        maps = signed_distance_maps(targets[0].numpy(), self.spacing, self.labels, self.ignore_label, self.margin)
+        maps = signed_distance_maps(
+            targets[0].numpy(), self.spacing, self.labels, self.ignore_label, self.margin, self.relative
+        )
         return {**data_dict, "segmentation": [*targets, maps]}

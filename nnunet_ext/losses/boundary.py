@@ -15,24 +15,40 @@ from nnunet_ext.precision import full_precision
 _SLAB_VOXELS = 1 << 14  # on a CPU: what stays in its cache over all classes
 
 
-def boundary_loss(probabilities: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
+def boundary_loss(probabilities: torch.Tensor, distance: torch.Tensor, relative: bool = False) -> torch.Tensor:
     """Mean of ``P * Phi`` over batch, classes and voxels (Eq. 6, divided by the number of terms of its sum).
 
     Least, for a given ground truth, where P is one inside and zero outside; probability that strays outside costs its
     distance. Computed in float32 at least, also under autocast.
 
+    If ``relative``, the sum of each class is divided by ``sum(P * |Phi|) + sum(|Phi| inside)``, which takes no part in
+    the gradient, and the mean is over the classes that are present. That is -1/2 for the ground truth itself and at
+    most 1, and its gradient is of the size of a Dice loss's, whatever the field of view, the unit of Phi and the size
+    of the organs.
+
     Args:
         probabilities: of the foreground classes or regions, (B, C, *spatial).
-        distance: their signed distances in mm (Eq. 7), (B, C, *spatial), of any precision; see
+        distance: their signed distances (Eq. 7), (B, C, *spatial), of any precision: in mm, or relative; see
             ``nnunet_ext.data.distance_maps``.
+        relative: see above.
 
     Returns:
-        Scalar in mm.
+        Scalar, in the unit of ``distance`` unless ``relative``.
     """
-    return (full_precision(probabilities) * distance).mean()
+    products = full_precision(probabilities) * distance
+    if not relative:
+        return products.mean()
+    phi = distance.to(products.dtype).transpose(0, 1).flatten(1)
+    here = (-phi).clamp(min=0).sum(1)
+    share = 1 / (products.detach().abs().transpose(0, 1).flatten(1).sum(1) + here)
+    return (products.transpose(0, 1).flatten(1).sum(1) * torch.where(here > 0, share, 0)).sum() / (
+        (here > 0).sum().clamp(min=1)
+    )
 
 
-def boundary_loss_of_logits(logits: torch.Tensor, distance: torch.Tensor, regions: bool = False) -> torch.Tensor:
+def boundary_loss_of_logits(
+    logits: torch.Tensor, distance: torch.Tensor, regions: bool = False, relative: bool = False
+) -> torch.Tensor:
     """:func:`boundary_loss` of the foreground's probabilities, with its gradient in closed form.
 
     The same value and gradient as through ``softmax`` or ``sigmoid``, in half the time and without intermediate maps.
@@ -42,28 +58,59 @@ def boundary_loss_of_logits(logits: torch.Tensor, distance: torch.Tensor, region
         logits: (B, 1 + C, *spatial), the background first; with regions (B, C, *spatial).
         distance: (B, C, *spatial).
         regions: whether the channels are regions (sigmoid).
+        relative: see :func:`boundary_loss`.
 
     Returns:
-        Scalar in mm.
+        Scalar, in the unit of ``distance`` unless ``relative``.
     """
-    result: torch.Tensor = _BoundaryOfLogits.apply(full_precision(logits), distance, regions)
+    lifted = full_precision(logits)
+    weights = _class_weights(lifted.detach(), distance, regions) if relative else None
+    result: torch.Tensor = _BoundaryOfLogits.apply(lifted, distance, weights, regions)
     return result
+
+
+def _slab_rows(logits: torch.Tensor) -> int:
+    """How many rows of the first spatial axis to work on at a time."""
+    length = logits.shape[2]
+    return length if logits.device.type != "cpu" else min(length, max(1, _SLAB_VOXELS // math.prod(logits.shape[3:])))
+
+
+def _foreground(logits: torch.Tensor, regions: bool) -> torch.Tensor:
+    """Probabilities of the foreground."""
+    return torch.sigmoid(logits) if regions else torch.softmax(logits, 1)[:, 1:]
+
+
+def _class_weights(logits: torch.Tensor, distance: torch.Tensor, regions: bool) -> torch.Tensor:
+    """What the sum of each class is multiplied by in the relative loss, (C,); 0 for a class that is absent."""
+    axes = (0, *range(2, logits.ndim))
+    inside, anywhere = [], []
+    for values, phi in zip(logits.split(_slab_rows(logits), 2), distance.split(_slab_rows(logits), 2), strict=True):
+        lifted = phi.to(logits.dtype)
+        inside.append((-lifted).clamp(min=0).sum(axes))
+        anywhere.append((_foreground(values, regions) * lifted.abs()).sum(axes))
+    here, there = torch.stack(inside).sum(0), torch.stack(anywhere).sum(0)
+    present = here > 0
+    return torch.where(present, 1 / (here + there), 0) / present.sum().clamp(min=1)
 
 
 class _BoundaryOfLogits(torch.autograd.Function):
     """Slab by slab: with p = softmax(z), the gradient of sum_k p_k Phi_k is p_c (Phi_c - sum_k p_k Phi_k)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, distance: torch.Tensor, regions: bool) -> torch.Tensor:
-        length = logits.shape[2]
-        rows = length if logits.device.type != "cpu" else max(1, _SLAB_VOXELS // math.prod(logits.shape[3:]))
+    def forward(
+        ctx: Any, logits: torch.Tensor, distance: torch.Tensor, weights: torch.Tensor | None, regions: bool
+    ) -> torch.Tensor:
+        length, rows = logits.shape[2], _slab_rows(logits)
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else logits.new_empty(0)
+        by_class = None if weights is None else weights.view(-1, *(1,) * (logits.ndim - 2))
         sums = []
         for start in range(0, length, rows):
             count = min(rows, length - start)
             values = logits.narrow(2, start, count)
             phi = distance.narrow(2, start, count).to(logits.dtype)
+            if by_class is not None:
+                phi = phi * by_class
             found = gradient.narrow(2, start, count) if wanted else gradient
             if regions:
                 inside = torch.sigmoid(values)
@@ -79,11 +126,11 @@ class _BoundaryOfLogits(torch.autograd.Function):
                     found[:, 1:] = probabilities[:, 1:] * (phi - expected)
                     found[:, :1] = -probabilities[:, :1] * expected
         ctx.save_for_backward(gradient)
-        ctx.terms = distance.numel()
+        ctx.terms = distance.numel() if weights is None else 1
         return torch.stack(sums).sum() / ctx.terms
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * (above / ctx.terms), None, None
+        return gradient * (above / ctx.terms), None, None, None

@@ -7,7 +7,7 @@ Source: Liu, Duan, Zeng, "Learning multi-level structural information for small 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from nnunet_ext.training.base import ExtendedTrainer
 from nnunet_ext.training.region_loss import RegionLoss, choose_region_loss
 from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch, ramp, step
 
+BoundaryScale = Literal["organ", "mm"]
+
 
 class nnUNetTrainerMLL(ExtendedTrainer):
     """E_R + alpha * E_B + beta * E_P (Eq. 11), for the fine model alone.
@@ -36,9 +38,13 @@ class nnUNetTrainerMLL(ExtendedTrainer):
 
     # E_R. "stock": nnU-Net's own, Dice + CE with deep supervision. "dice": Eq. 5 alone, as in the paper.
     region_loss: RegionLoss = "stock"
-    # What alpha (per mm) and beta of Eq. 11 rise to; 0 leaves the term out.
+    # What alpha and beta of Eq. 11 rise to; 0 leaves the term out.
     boundary_weight: float = 1.0
     pixel_weight: float = 1.0
+    # What E_B measures distances in. "organ": units of each organ's own mean depth, cut off at one of them, see
+    # nnunet_ext.data.distance_maps.relative_distance, and each class of a batch scaled by its own sum, see
+    # nnunet_ext.losses.boundary.boundary_loss. "mm": the mean of Eq. 6 and 7 to the letter.
+    boundary_scale: BoundaryScale = "organ"
     # Section 4.1.1: alpha rises by 0.2 an epoch over the first 5 of 20; beta is 0 until epoch 12 of 20.
     boundary_ramp: float = 0.25
     pixel_start: float = 0.6
@@ -64,6 +70,13 @@ class nnUNetTrainerMLL(ExtendedTrainer):
         """Beta in this epoch."""
         return self.pixel_weight * step(self.current_epoch, self.num_epochs, self.pixel_start)
 
+    def check_supported(self) -> None:
+        """The scale is one there is."""
+        super().check_supported()
+        known = get_args(BoundaryScale)
+        if self.boundary_scale not in known:
+            raise UserError(f"boundary_scale must be one of {', '.join(known)}, got {self.boundary_scale!r}.")
+
     # ---- nnU-Net's hooks ----
 
     def _build_loss(self) -> nn.Module:
@@ -86,7 +99,9 @@ class nnUNetTrainerMLL(ExtendedTrainer):
         manager = self.label_manager
         labels = None if manager.has_regions else manager.foreground_labels
         spacing = self.configuration_manager.spacing
-        return ComposeTransforms([stock, AddDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin)])
+        relative = self.boundary_scale == "organ"
+        maps = AddDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin, relative)
+        return ComposeTransforms([stock, maps])
 
     def train_step(self, batch: dict) -> dict:
         """One step down Eq. 11."""
@@ -122,7 +137,8 @@ class nnUNetTrainerMLL(ExtendedTrainer):
 
     def _boundary(self, logits: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
         """Eq. 6 of the foreground."""
-        return boundary_loss_of_logits(logits, distance, self.label_manager.has_regions)
+        relative = self.boundary_scale == "organ"
+        return boundary_loss_of_logits(logits, distance, self.label_manager.has_regions, relative)
 
     def _pixel(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Eq. 10 on one of the outputs, see the class."""

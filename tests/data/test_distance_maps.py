@@ -8,7 +8,12 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from nnunet_ext.data.distance_maps import AddDistanceMaps, signed_distance, signed_distance_maps
+from nnunet_ext.data.distance_maps import (
+    AddDistanceMaps,
+    relative_distance,
+    signed_distance,
+    signed_distance_maps,
+)
 
 SETTINGS = {"2D": ((9, 12), (0.7, 2.0)), "3D": ((6, 7, 8), (5.0, 0.8, 1.3))}
 
@@ -80,6 +85,34 @@ def test_maps_of_all_classes_with_room_for_all_are_exact(setting, seed):
     assert maps.dtype == torch.float16
     for label, made in zip([1, 2, 3], maps.float().numpy(), strict=True):
         assert np.allclose(made, reference(segmentation == label, spacing), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("seed", range(3))
+def test_relative_maps_count_in_mean_depths_of_the_object(setting, seed):
+    shape, spacing = SETTINGS[setting]
+    segmentation = blobs(shape, seed)
+    maps = signed_distance_maps(segmentation[None], spacing, [1, 2, 3], margin=1000.0, relative=True)
+    for label, made in zip([1, 2, 3], maps.float().numpy(), strict=True):
+        inside = segmentation == label
+        distance, half = reference(inside, spacing), min(spacing) / 2
+        if not distance.any():
+            continue
+        depths = [half - distance[voxel] for voxel in map(tuple, np.argwhere(inside))]
+        depth = sum(depths) / len(depths)
+        for voxel in np.ndindex(shape):
+            expected = max(-1, min(1, (distance[voxel] - half) / depth))
+            assert made[voxel] == pytest.approx(expected, abs=1e-3)
+            assert (made[voxel] < 0) == inside[voxel]
+
+
+def test_a_relative_map_is_the_same_at_every_size():
+    inside = np.zeros((12, 12), bool)
+    inside[4:8, 3:9] = True
+    small, large = (relative_distance(signed_distance(inside, (s, s)), (s, s)) for s in (0.5, 8.0))
+    assert np.allclose(small, large, atol=1e-6)
+    assert small.min() == -1
+    assert small.max() == 1
 
 
 def test_beyond_the_window_the_way_to_it_is_added():

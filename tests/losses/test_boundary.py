@@ -86,20 +86,74 @@ def test_half_precision_is_lifted_and_compiles_in_one_graph():
     assert compiled(probabilities, distance).item() == pytest.approx(expected, rel=1e-4)
 
 
+def relative_in_loops(probabilities, distance):
+    """Each class's sum over what it could be at most, prediction and ground truth together; mean of those present."""
+    shares = []
+    for label in range(distance.shape[1]):
+        earned = possible = inside = 0.0
+        for sample in range(distance.shape[0]):
+            flat = zip(probabilities[sample, label].flatten(), distance[sample, label].flatten(), strict=True)
+            for p, phi in flat:
+                earned += float(p) * float(phi)
+                possible += float(p) * abs(float(phi))
+                inside += max(0.0, -float(phi))
+        if inside:
+            shares.append(earned / (possible + inside))
+    return sum(shares) / len(shares)
+
+
+def test_relative_it_is_the_share_of_each_class_present():
+    generator = torch.Generator().manual_seed(1)
+    probabilities = torch.rand(2, 3, 5, 6, generator=generator, dtype=torch.float64)
+    distance = torch.randn(2, 3, 5, 6, generator=generator, dtype=torch.float64)
+    distance[:, 1] = 0  # absent from both samples
+    distance[0, 2] = 0  # absent from one
+    probabilities.requires_grad_()
+    loss = boundary_loss(probabilities, distance, relative=True)
+    assert loss.item() == pytest.approx(relative_in_loops(probabilities.detach(), distance), rel=1e-12)
+    loss.backward()
+    for label in (0, 2):  # the gradient is that of Eq. 6 with another weight for each class
+        gradient, phi = probabilities.grad[:, label], distance[:, label]
+        possible = (probabilities[:, label].detach() * phi.abs()).sum() + phi.clamp(max=0).abs().sum()
+        torch.testing.assert_close(gradient, phi / possible / 2)
+    assert not probabilities.grad[:, 1].any()
+    assert boundary_loss(probabilities, torch.zeros_like(distance), relative=True).item() == 0
+
+
+def test_relative_it_knows_no_unit_field_of_view_or_size():
+    generator = torch.Generator().manual_seed(0)
+    inside = np.zeros((30, 30), bool)
+    inside[8:16, 5:17] = True
+    distance = distances(inside, (1.0, 1.0))
+    truth = torch.from_numpy(inside)[None, None].double()
+    assert boundary_loss(truth, distance, relative=True).item() == pytest.approx(-0.5, abs=1e-12)
+    assert boundary_loss(1 - truth, distance, relative=True) < 1
+    guess = torch.rand(1, 1, 30, 30, generator=generator, dtype=torch.float64)
+    loss = boundary_loss(guess, distance, relative=True).item()
+    assert boundary_loss(guess, 3 * distance, relative=True).item() == pytest.approx(loss, rel=1e-12)
+    further = torch.nn.functional.pad(distance, (9, 9, 9, 9), value=20.0)
+    wider = torch.nn.functional.pad(guess, (9, 9, 9, 9))
+    assert boundary_loss(wider, further, relative=True).item() == pytest.approx(loss, rel=1e-12)
+    repeated = [m.repeat_interleave(2, 2).repeat_interleave(2, 3) for m in (guess, distance)]
+    assert boundary_loss(*repeated, relative=True).item() == pytest.approx(loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["mm", "relative"])
 @pytest.mark.parametrize("regions", [False, True], ids=["classes", "regions"])
-@pytest.mark.parametrize("shape", [(2, 4, 37, 23), (2, 3, 5, 7, 11), (1, 2, 3, 150, 150)], ids=["2D", "3D", "slabs"])
-def test_of_logits_it_has_the_value_and_gradient_through_the_probabilities(shape, regions):
+@pytest.mark.parametrize("shape", [(2, 4, 37, 23), (2, 3, 5, 7, 11), (1, 3, 3, 150, 150)], ids=["2D", "3D", "slabs"])
+def test_of_logits_it_has_the_value_and_gradient_through_the_probabilities(shape, regions, relative):
     generator = torch.Generator().manual_seed(2)
     logits = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
     classes = shape[1] if regions else shape[1] - 1
     distance = (10 * torch.randn(shape[0], classes, *shape[2:], generator=generator)).half()
+    distance[:, -1] = 0
     gradients, values = [], []
     for closed_form in (True, False):
         z = logits.clone().requires_grad_()
         if closed_form:
-            loss = boundary_loss_of_logits(z, distance, regions)
+            loss = boundary_loss_of_logits(z, distance, regions, relative)
         else:
-            loss = boundary_loss(torch.sigmoid(z) if regions else torch.softmax(z, 1)[:, 1:], distance)
+            loss = boundary_loss(torch.sigmoid(z) if regions else torch.softmax(z, 1)[:, 1:], distance, relative)
         (7 * loss).backward()
         gradients.append(z.grad)
         values.append(loss.item())

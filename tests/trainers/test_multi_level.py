@@ -8,6 +8,7 @@ import torch
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.distance_maps import signed_distance_maps
+from nnunet_ext.losses.boundary import boundary_loss
 from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
 from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch, ramp, step
 from tests.training import building
@@ -17,6 +18,7 @@ MLL = "nnUNetTrainerMLL_20epochs_2iters"
 SETTINGS = {
     **building.SETTINGS,
     "no deep supervision": {"enable_deep_supervision": False},
+    "mm": {"boundary_scale": "mm"},
     "weights": {"boundary_weight": 0.3, "pixel_weight": 0.7, "points_per_voxel": 0.5, "importance": 0.5},
 }
 
@@ -28,7 +30,8 @@ def batch_with_distances(trainer):
     manager = trainer.label_manager
     labels = None if manager.has_regions else manager.foreground_labels
     spacing = trainer.configuration_manager.spacing
-    maps = [signed_distance_maps(t.numpy(), spacing, labels, manager.ignore_label) for t in targets[0]]
+    relative = trainer.boundary_scale == "organ"
+    maps = [signed_distance_maps(t.numpy(), spacing, labels, manager.ignore_label, 10.0, relative) for t in targets[0]]
     return {**batch, "target": [*targets, torch.stack(maps)]}
 
 
@@ -51,7 +54,7 @@ def test_a_step_is_equation_11(dataset, setting):
     region = trainer.loss(outputs, targets if trainer.enable_deep_supervision else targets[0])
     outputs = outputs if trainer.enable_deep_supervision else [outputs]
     foreground = torch.sigmoid(outputs[0]) if manager.has_regions else torch.softmax(outputs[0], 1)[:, 1:]
-    boundary = (foreground * distance.float()).mean()
+    boundary = boundary_loss(foreground, distance, relative=trainer.boundary_scale == "organ")
     coarse = outputs[0]  # of three resolutions, two outputs, of which nnU-Net gives the second no weight
     number = round(trainer.points_per_voxel * np.prod(coarse.shape[2:]) / 4 ** (coarse.ndim - 2))
     points = torch.Generator().set_state(trainer._point_generator().get_state())
@@ -177,7 +180,7 @@ def test_distance_maps_are_those_of_the_augmented_target(dataset, monkeypatch):
     *targets, distance = batch["target"]
     spacing = trainer.configuration_manager.spacing
     for b in range(2):
-        expected = signed_distance_maps(targets[0][b].numpy(), spacing, [1, 2], margin=trainer.exact_margin)
+        expected = signed_distance_maps(targets[0][b].numpy(), spacing, [1, 2], None, trainer.exact_margin, True)
         assert torch.equal(distance[b], expected)
     assert distance.any()
     assert len(next(validation)["target"]) == len(targets)  # validation is that of stock nnU-Net
@@ -198,8 +201,8 @@ def test_mixed_precision_keeps_the_terms_in_float32(dataset, monkeypatch):
     monkeypatch.setattr(trainer, "network", recorded)
     output = trainer.train_step(batch)
     assert seen["logits"].dtype == torch.bfloat16
-    expected = torch.softmax(seen["logits"].double(), 1)[:, 1:] * batch["target"][-1]
-    assert output["boundary"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    expected = boundary_loss(torch.softmax(seen["logits"].double(), 1)[:, 1:], batch["target"][-1], relative=True)
+    assert output["boundary"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_derived_trainer_that_drops_the_maps_is_told(dataset):
@@ -219,7 +222,14 @@ def test_what_the_transform_is_told_of_plans_and_labels(dataset):
 
     told = added(labels={"background": 0, "liver": 1, "spleen": 2, "ignore": 3})
     assert (told.spacing, told.labels, told.ignore_label, told.margin) == ((5.0, 0.7, 1.3), (1, 2), 3, 7.0)
+    assert told.relative
     assert added(labels=REGIONS).labels is None
+    assert not added(boundary_scale="mm").relative
+
+
+def test_an_unknown_scale_is_refused(dataset):
+    with pytest.raises(UserError, match="boundary_scale must be one of organ, mm, got 'voxels'"):
+        ready(dataset, boundary_scale="voxels")
 
 
 def test_the_cascade_and_residual_plans(dataset):
