@@ -23,8 +23,8 @@ from nnunetv2.utilities.find_class_by_name import (
 from nnunet_ext.core.console import print_without_traceback
 from nnunet_ext.core.errors import UserError, last_line
 from nnunet_ext.plugin.registry import TRAINERS
-from nnunet_ext.plugin.run_length import run_length_variant, split_run_length
 from nnunet_ext.plugin.startup import VARIABLE, plugin_folder
+from nnunet_ext.training.run_length import run_length_variant, split_run_length
 
 _PREFIX = "nnUNetTrainer"
 _STOCK_PACKAGE = "nnunetv2.training.nnUNetTrainer"
@@ -36,7 +36,7 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
 
     Args:
         name: one of ours, a stock trainer, or one of another folder in ``nnUNet_extTrainer``, each with or without
-            a run-length suffix (see :mod:`nnunet_ext.plugin.run_length`).
+            a run-length suffix (see :mod:`nnunet_ext.training.run_length`).
 
     Raises:
         AttributeError: there is no such trainer.

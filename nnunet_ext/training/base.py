@@ -16,7 +16,6 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import autocast, nn
 from torch import distributed as dist
 
-from nnunet_ext.core.console import print_without_traceback
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork, OptimizerFactory, SchedulerFactory
 from nnunet_ext.training.checkpoint import (
@@ -27,6 +26,8 @@ from nnunet_ext.training.checkpoint import (
     write_checkpoint,
 )
 from nnunet_ext.training.curves import LossCurves, mean_of_known
+from nnunet_ext.training.options import Options, resolve
+from nnunet_ext.training.run_length import strip_run_length
 from nnunet_ext.training.teacher import bare
 
 AUXILIARY = "helpers"  # key of the auxiliary networks in a checkpoint, under the name they had first
@@ -49,12 +50,20 @@ class ExtendedTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        print_without_traceback()
         self.auxiliary: dict[str, AuxiliaryNetwork] = {}
         self.loss_curves = LossCurves()
         self._resumed_random_states: dict[str, Any] | None = None
+        self.configure()
+        self.options = self._chosen_options()
 
     # ---- what a derived trainer overrides ----
+
+    # Says which options there are; `options` are of this class.
+    options_class: type[Options] = Options
+    options: Options
+
+    def configure(self) -> None:
+        """Change what nnU-Net's constructor has set, such as ``initial_lr``; called once, at the end of it."""
 
     def check_supported(self) -> None:
         """Raise :class:`UserError` with one sentence if the plan, the dataset or the options cannot work.
@@ -140,11 +149,28 @@ class ExtendedTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Check that the run can work, then build the networks."""
         if not self.was_initialized:
+            self.options = self._chosen_options()  # again: a derived constructor may have set attributes since
             self.check_supported()
         super().initialize()
+        values = ", ".join(f"{name} {value}" for name, value in self.options.as_dict().items())
+        if values:
+            self.print_to_log_file(f"Options of {self.base_name}: {values}.")
         # What follows, augmentation included, draws the same random numbers as a stock run of the same seed.
         with torch.random.fork_rng(devices=[]):
             self.auxiliary = self.build_auxiliary()
+
+    @property
+    def base_name(self) -> str:
+        """Name of this trainer without run length."""
+        return strip_run_length(type(self).__name__)
+
+    @property
+    def plans_file(self) -> str:
+        """The plans, for messages."""
+        return f"{self.preprocessed_dataset_folder_base}/{self.plans_manager.plans_name}.json"
+
+    def _chosen_options(self) -> Any:
+        return resolve(self.options_class, self, self.base_name, self.plans_manager.plans, self.plans_file)
 
     def on_train_start(self) -> None:
         """Start the loaders; a resumed run then goes on with the random numbers it would have drawn.
@@ -232,6 +258,7 @@ class ExtendedTrainer(nnUNetTrainer):
             AUXILIARY: {name: helper.state_dict() for name, helper in self.auxiliary.items()},
             "loss_curves": self.loss_curves.state_dict(),
             "random_states": random_states(self.device),
+            "options": self.options.as_dict(),
         }
 
     def load_extension_state(self, state: dict[str, Any]) -> None:
@@ -243,6 +270,9 @@ class ExtendedTrainer(nnUNetTrainer):
         if "loss_curves" in state:
             self.loss_curves.load_state_dict(state["loss_curves"])
         self._resumed_random_states = state.get("random_states")
+        differences = self.options.differences(state.get("options", {}))
+        if differences:
+            self.print_to_log_file(f"WARNING: options have changed since the checkpoint: {'; '.join(differences)}.")
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Load a checkpoint file of this trainer.

@@ -13,7 +13,7 @@ from torch import nn
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import replaced_when_complete
-from nnunet_ext.plugin.run_length import strip_run_length
+from nnunet_ext.training.run_length import strip_run_length
 
 # All that the trainers here add to a stock checkpoint lies under this key; stock nnU-Net ignores it.
 EXTENSION_KEY = "nnunet_ext"

@@ -11,8 +11,8 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.plugin.lookup import did_you_mean, find_trainer
 from nnunet_ext.plugin.registry import TRAINERS
-from nnunet_ext.plugin.run_length import split_run_length, strip_run_length
 from nnunet_ext.plugin.startup import OPT_OUT_VARIABLE, VARIABLE, plugin_folder, register
+from nnunet_ext.training.run_length import split_run_length, strip_run_length
 from tests.training.building import build
 
 
