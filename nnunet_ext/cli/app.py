@@ -183,6 +183,39 @@ def trainers() -> None:
 
 
 @app.command()
+def options(
+    trainer: Annotated[
+        str | None, typer.Argument(help="Trainer; without it, all of them are listed.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="Write plans with this value; may be repeated."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("-d", help="Number or name of the dataset.")] = None,
+    plans: Annotated[str, typer.Option("-p", help="Plans to start from.")] = "nnUNetPlans",
+    output: Annotated[str | None, typer.Option("-o", metavar="NAME", help="Name of the new plans.")] = None,
+) -> None:
+    """List the options of the trainers, or write plans that set some of them.
+
+    Train with the plans so written, nnUNetv2_train ... -p NAME; --c and prediction then know the options too.
+
+    Example: nnunet-ext options nnUNetTrainerMLL --set boundary_weight=0.1 -d 4 -o nnUNetPlansMild
+    """
+    from nnunet_ext.cli import options as command
+
+    if not settings:
+        if trainer is None:
+            command.show_all()
+        else:
+            command.show(trainer)
+        return
+    if trainer is None or dataset is None or output is None:
+        raise typer.BadParameter("--set needs a trainer, -d and -o.")
+    file = command.write_plans(trainer, settings, dataset, plans, output)
+    typer.echo(f"Wrote {file}. Train with: nnUNetv2_train {dataset} CONFIGURATION FOLD -tr {trainer} -p {output}")
+
+
+@app.command()
 def path() -> None:
     """Print the folder for nnU-Net's variable nnUNet_extTrainer, for where the start-up hook does not run.
 

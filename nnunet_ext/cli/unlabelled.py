@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nnunet_ext.core.environment import require_folder
+from nnunet_ext.core.environment import find_dataset, require_folder
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.unlabelled.images import check_images, check_no_copies, find_images
 from nnunet_ext.data.unlabelled.store import RAW_FOLDER, dataset_number
@@ -104,24 +104,6 @@ def run_preprocess(
 def default_processes(configuration: str) -> int:
     """Worker processes for a configuration: as many as nnUNetv2_preprocess starts, but no more than there are cores."""
     return min(_PROCESSES.get(configuration, _DEFAULT_PROCESSES), os.cpu_count() or 1)
-
-
-def find_dataset(raw: Path, dataset: str) -> str:
-    """Name of a raw dataset, given its number or name.
-
-    Raises:
-        UserError: there is none, or there are several of that number.
-    """
-    if dataset.isdigit():
-        found = sorted(path.name for path in raw.glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
-    else:
-        found = [dataset] if dataset.startswith("Dataset") and (raw / dataset).is_dir() else []
-    if len(found) != 1:
-        if found:
-            raise UserError(f"{raw} has several datasets {dataset} ({', '.join(found)}): name the one.")
-        others = ", ".join(sorted(path.name for path in raw.glob("Dataset*_*") if path.is_dir())) or "none"
-        raise UserError(f"{raw} has no dataset {dataset} (there: {others}): convert or copy it there.")
-    return found[0]
 
 
 def plans_in(preprocessed: Path) -> set[str]:

@@ -45,3 +45,21 @@ def require_folder(variable: str) -> Path:
     if not Path(value).is_dir():
         raise UserError(f"{variable} points at {value}, which is not a folder: create it or change the variable.")
     return Path(value)
+
+
+def find_dataset(folder: Path, dataset: str) -> str:
+    """Name of a dataset in one of nnU-Net's folders, given its number or name.
+
+    Raises:
+        UserError: there is none, or there are several of that number.
+    """
+    if dataset.isdigit():
+        found = sorted(path.name for path in folder.glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
+    else:
+        found = [dataset] if dataset.startswith("Dataset") and (folder / dataset).is_dir() else []
+    if len(found) != 1:
+        if found:
+            raise UserError(f"{folder} has several datasets {dataset} ({', '.join(found)}): name the one.")
+        others = ", ".join(sorted(path.name for path in folder.glob("Dataset*_*") if path.is_dir())) or "none"
+        raise UserError(f"{folder} has no dataset {dataset} (there: {others}): convert or copy it there.")
+    return found[0]
