@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import wilcoxon
+from scipy.stats import bootstrap, wilcoxon
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.metrics import Metric, metric
@@ -211,17 +211,18 @@ def bootstrap_interval(
     Returns:
         Ends of the 95 % interval; NaN for fewer than two cases.
     """
-    n = differences.size
-    if n < 2:
+    if differences.size < 2:
         return float("nan"), float("nan")
-    means = np.empty(resamples)
-    step = max(1, 2_000_000 // n)
-    for start in range(0, resamples, step):
-        chosen = rng.integers(0, n, size=(min(step, resamples - start), n))
-        means[start : start + step] = differences[chosen].mean(axis=1)
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return float(low), float(high)
+    made = bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(1, 2_000_000 // differences.size),  # bounds the memory
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=rng,
+    )
+    return float(made.confidence_interval.low), float(made.confidence_interval.high)
 
 
 def _signed_rank(differences: npt.NDArray[np.float64]) -> float:

@@ -31,7 +31,7 @@ class Header:
     Attributes:
         spacing: voxel size per spatial axis of the file, of the patient where nnU-Net's reader reorients the image; its
             length is the dimension.
-        orientation: the patient axis that each axis of the file runs along, such as "-R+A+S"; empty where nnU-Net's
+        orientation: the patient axis that each axis of the file runs along, such as "RAS"; empty where nnU-Net's
             reader reorients the image or the format says nothing.
         channels: images in the file: the colours of a photograph, the fourth dimension of a NIfTI file.
     """
@@ -263,6 +263,9 @@ def _header(spacing: Sequence[float], directions: np.ndarray, channels: int, reo
 
 
 def _orientation(directions: np.ndarray) -> str:
-    """The patient axis nearest to each axis of an image, whose directions are the columns."""
-    nearest = np.abs(directions).argmax(0)
-    return "".join("-+"[int(directions[axis, i] > 0)] + "RAS"[axis] for i, axis in enumerate(nearest))
+    """Where each axis of an image runs to, such as "RAS", from its directions (D, D) in the columns."""
+    import nibabel as nib
+
+    affine = np.eye(4)
+    affine[: len(directions), : len(directions)] = directions
+    return "".join(code or "?" for code in nib.aff2axcodes(affine))[: len(directions)]
