@@ -17,6 +17,7 @@ from torch import autocast, nn
 from torch import distributed as dist
 
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.labels import LabelLayout
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork, OptimizerFactory, SchedulerFactory
 from nnunet_ext.training.checkpoint import (
     EXTENSION_KEY,
@@ -163,6 +164,11 @@ class ExtendedTrainer(nnUNetTrainer):
     def base_name(self) -> str:
         """Name of this trainer without run length."""
         return strip_run_length(type(self).__name__)
+
+    @property
+    def label_layout(self) -> LabelLayout:
+        """Classes, regions and ignored voxels of this dataset."""
+        return LabelLayout.of(self.label_manager)
 
     @property
     def plans_file(self) -> str:
