@@ -6,7 +6,11 @@ import torch
 
 
 def target_maps(
-    target: torch.Tensor, num_classes: int, ignore_label: int | None = None, has_regions: bool = False
+    target: torch.Tensor,
+    num_classes: int,
+    ignore_label: int | None = None,
+    has_regions: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Ground truth as one map per class or region, and the mask of annotated voxels.
 
@@ -16,18 +20,19 @@ def target_maps(
         num_classes: number of segmentation heads C, background included unless there are regions.
         ignore_label: value of ignored voxels, ``None`` if the dataset has no ignore label.
         has_regions: whether the heads are regions (sigmoid).
+        dtype: of the maps; ``torch.bool`` takes a quarter of the memory.
 
     Returns:
-        Float maps (B, C, *spatial), zero in ignored voxels, and the mask (B, 1, *spatial), ``True`` where annotated;
+        Maps (B, C, *spatial), zero in ignored voxels, and the mask (B, 1, *spatial), ``True`` where annotated;
         ``None`` without an ignore label.
     """
     if has_regions:
         if ignore_label is None:
-            return target.float(), None
+            return target.to(dtype), None
         mask = target[:, -1:] == 0
-        return target[:, :-1] * mask.float(), mask
+        return target[:, :-1].to(dtype) * mask, mask
 
-    maps = torch.zeros((target.shape[0], num_classes, *target.shape[2:]), device=target.device)
+    maps = torch.zeros((target.shape[0], num_classes, *target.shape[2:]), dtype=dtype, device=target.device)
     if ignore_label is None:
         return maps.scatter_(1, target.long(), 1), None
     mask = target != ignore_label

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,33 @@ class UnlabelledDataLoader(nnUNetDataLoader):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, oversample_foreground_percent=0.0, probabilistic_oversampling=False, **kwargs)
         self.has_ignore = False  # else it would look for voxels that are not ignored
+
+
+class SwitchedLoader(Iterator[dict[str, Any]]):
+    """One loader, and from :meth:`switch` on another one; the change reaches the workers that are running.
+
+    So no worker process is forked in the middle of a run, when the threads of the device are at work.
+
+    Args:
+        before: the loader at first.
+        after: the other.
+    """
+
+    def __init__(self, before: nnUNetDataLoader, after: nnUNetDataLoader) -> None:
+        self.loaders = (before, after)
+        self._switched = RawValue("b", 0)  # shared with the workers
+
+    def switch(self) -> None:
+        """From now on draw from the other loader; what workers have drawn before is still to come."""
+        self._switched.value = 1
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Tell both loaders which worker they are in."""
+        for loader in self.loaders:
+            loader.set_thread_id(thread_id)
+
+    def __next__(self) -> dict[str, Any]:
+        return next(self.loaders[self._switched.value])
 
 
 class OwnRandomNumbers(Iterator[dict[str, Any]]):
@@ -61,14 +89,19 @@ class JoinedBatches(Iterator[dict[str, Any]]):
     Args:
         labelled: loader of the labelled samples.
         unlabelled: loader of the others.
+        labelled_size: labelled samples in a batch; larger batches, drawn before unlabelled ones joined, are left out.
     """
 
-    def __init__(self, labelled: Iterator[dict[str, Any]], unlabelled: OwnRandomNumbers) -> None:
+    def __init__(self, labelled: Iterator[dict[str, Any]], unlabelled: OwnRandomNumbers, labelled_size: int) -> None:
         self.labelled = labelled
         self.unlabelled = unlabelled
+        self.labelled_size = labelled_size
 
     def __next__(self) -> dict[str, Any]:
-        return {**next(self.labelled), "unlabelled": next(self.unlabelled)["data"]}
+        batch = next(self.labelled)
+        while len(batch["data"]) > self.labelled_size:
+            batch = next(self.labelled)
+        return {**batch, "unlabelled": next(self.unlabelled)["data"]}
 
     def finish(self) -> None:
         """Stop the worker processes, if there are any."""

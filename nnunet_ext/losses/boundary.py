@@ -5,14 +5,12 @@ Source: Kervadec et al. 2019, as used by Liu et al. 2022 (Multi-level structural
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
+from nnunet_ext.losses.slabs import slabs
 from nnunet_ext.precision import full_precision
-
-_SLAB_VOXELS = 1 << 14  # on a CPU: what stays in its cache over all classes
 
 
 def boundary_loss(probabilities: torch.Tensor, distance: torch.Tensor, relative: bool = False) -> torch.Tensor:
@@ -69,12 +67,6 @@ def boundary_loss_of_logits(
     return result
 
 
-def _slab_rows(logits: torch.Tensor) -> int:
-    """How many rows of the first spatial axis to work on at a time."""
-    length = logits.shape[2]
-    return length if logits.device.type != "cpu" else min(length, max(1, _SLAB_VOXELS // math.prod(logits.shape[3:])))
-
-
 def _foreground(logits: torch.Tensor, regions: bool) -> torch.Tensor:
     """Probabilities of the foreground."""
     return torch.sigmoid(logits) if regions else torch.softmax(logits, 1)[:, 1:]
@@ -84,8 +76,8 @@ def _class_weights(logits: torch.Tensor, distance: torch.Tensor, regions: bool) 
     """What the sum of each class is multiplied by in the relative loss, (C,); 0 for a class that is absent."""
     axes = (0, *range(2, logits.ndim))
     inside, anywhere = [], []
-    for values, phi in zip(logits.split(_slab_rows(logits), 2), distance.split(_slab_rows(logits), 2), strict=True):
-        lifted = phi.to(logits.dtype)
+    for start, count in slabs(logits):
+        values, lifted = logits.narrow(2, start, count), distance.narrow(2, start, count).to(logits.dtype)
         inside.append((-lifted).clamp(min=0).sum(axes))
         anywhere.append((_foreground(values, regions) * lifted.abs()).sum(axes))
     here, there = torch.stack(inside).sum(0), torch.stack(anywhere).sum(0)
@@ -100,13 +92,11 @@ class _BoundaryOfLogits(torch.autograd.Function):
     def forward(
         ctx: Any, logits: torch.Tensor, distance: torch.Tensor, weights: torch.Tensor | None, regions: bool
     ) -> torch.Tensor:
-        length, rows = logits.shape[2], _slab_rows(logits)
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else logits.new_empty(0)
         by_class = None if weights is None else weights.view(-1, *(1,) * (logits.ndim - 2))
         sums = []
-        for start in range(0, length, rows):
-            count = min(rows, length - start)
+        for start, count in slabs(logits):
             values = logits.narrow(2, start, count)
             phi = distance.narrow(2, start, count).to(logits.dtype)
             if by_class is not None:

@@ -8,9 +8,12 @@ All functions compute in float32 (float64 stays), also under autocast.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from nnunet_ext.losses.hard_labels import hard_labels
+from nnunet_ext.losses.slabs import slabs
 from nnunet_ext.precision import full_precision
 
 # One voxel: without any foreground in a patch, the network that marks less of it still has the lower Dice loss.
@@ -30,7 +33,7 @@ def dice_sums(
 
     Args:
         logits: (B, C, *spatial).
-        truth: maps of the ground truth, (B, C, *spatial), zero in ignored voxels.
+        truth: maps of the ground truth, (B, C, *spatial), of any type, zero in ignored voxels.
         known: (B, 1, *spatial), ``False`` in ignored voxels; ``None`` if there are none.
         regions: whether the channels are regions (sigmoid), all of which are foreground.
 
@@ -38,14 +41,17 @@ def dice_sums(
         (4,): Dice losses of the samples and foreground classes of which there is ground truth, their number, and both
         of all samples and foreground classes.
     """
-    predicted = probabilities(logits, regions)
-    if known is not None:
-        predicted = predicted * known
-    if not regions:
-        predicted, truth = predicted[:, 1:], truth[:, 1:]
-    voxels = tuple(range(2, predicted.ndim))
-    overlap, size = (predicted * truth).sum(voxels), truth.sum(voxels)
-    losses = 1 - (2 * overlap + DICE_SMOOTHING) / (predicted.sum(voxels) + size + DICE_SMOOTHING)
+    voxels = tuple(range(2, logits.ndim))
+    foreground = slice(0 if regions else 1, None)
+    sums = []
+    for start, count in slabs(logits):
+        predicted = probabilities(logits.narrow(2, start, count), regions)[:, foreground]
+        if known is not None:
+            predicted = predicted * known.narrow(2, start, count)
+        inside = truth.narrow(2, start, count)[:, foreground].to(predicted.dtype)
+        sums.append(torch.stack([(predicted * inside).sum(voxels), predicted.sum(voxels), inside.sum(voxels)]))
+    overlap, found, size = torch.stack(sums).sum(0)
+    losses = 1 - (2 * overlap + DICE_SMOOTHING) / (found + size + DICE_SMOOTHING)
     present = (size > 0).to(losses.dtype)
     return torch.stack([(losses * present).sum(), present.sum(), losses.sum(), torch.ones_like(losses).sum()])
 
@@ -76,13 +82,63 @@ def difference_region(first: torch.Tensor, second: torch.Tensor, regions: bool =
     return hard_labels(first) != hard_labels(second)
 
 
-def squared_error(predicted: torch.Tensor, wanted: torch.Tensor, regions: bool = False) -> torch.Tensor:
-    """Squared error of a voxel, (B, 1, *spatial) from probabilities (B, C, *spatial): half the sum over the classes.
+def squared_error(
+    logits: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor | None = None, regions: bool = False
+) -> torch.Tensor:
+    """Sum over the voxels of their squared errors, each half the sum over the classes; with regions that of each.
 
-    With regions that of each region, (B, C, *spatial).
+    With its gradient in closed form: neither probabilities nor errors are kept for it. It can be differentiated once.
+
+    Args:
+        logits: (B, C, *spatial).
+        wanted: probabilities or maps of the ground truth, (B, C, *spatial), of any type; takes no gradient.
+        counted: boolean (B, 1, *spatial), with regions (B, C, *spatial); the voxels that count, default all.
+        regions: whether the channels are regions (sigmoid).
+
+    Returns:
+        Scalar.
     """
-    errors = (predicted - wanted) ** 2
-    return errors if regions else errors.sum(1, keepdim=True) / 2
+    result: torch.Tensor = _SquaredError.apply(full_precision(logits), wanted.detach(), counted, regions)
+    return result
+
+
+class _SquaredError(torch.autograd.Function):
+    """Slab by slab: with p = softmax(z) and d = p - g, the gradient of sum_c d_c^2 / 2 is p_c (d_c - sum_k p_k d_k)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor | None, regions: bool
+    ) -> torch.Tensor:
+        ctx.save_for_backward(logits, wanted, counted)
+        ctx.regions = regions
+        sums = []
+        for start, count in slabs(logits):
+            errors = (
+                probabilities(logits.narrow(2, start, count), regions) - wanted.narrow(2, start, count).to(logits.dtype)
+            ).square_()
+            errors = errors if regions else errors.sum(1, keepdim=True) / 2
+            sums.append(_where(counted, start, count, errors).sum())
+        return torch.stack(sums).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        logits, wanted, counted = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        for start, count in slabs(logits):
+            inside = probabilities(logits.narrow(2, start, count), ctx.regions)
+            errors = inside - wanted.narrow(2, start, count).to(logits.dtype)
+            if ctx.regions:
+                found = 2 * errors * inside * (1 - inside)
+            else:
+                found = inside * (errors - (inside * errors).sum(1, keepdim=True))
+            torch.mul(_where(counted, start, count, found), above, out=gradient.narrow(2, start, count))
+        return gradient, None, None, None
+
+
+def _where(counted: torch.Tensor | None, start: int, count: int, values: torch.Tensor) -> torch.Tensor:
+    """The values of a slab, zero where they do not count."""
+    return values if counted is None else torch.where(counted.narrow(2, start, count), values, 0)
 
 
 def difference_loss(
@@ -99,7 +155,7 @@ def difference_loss(
 
     Args:
         logits: of the network that learns, (B, C, *spatial).
-        truth: maps of the ground truth, (B, C, *spatial).
+        truth: maps of the ground truth, (B, C, *spatial), of any type.
         difference: of :func:`difference_region`, without ignored voxels.
         regions: whether the channels are regions (sigmoid).
         counted: boolean (B, 1, *spatial) or as ``difference``, the voxels whose number divides: those with a label, or
@@ -108,10 +164,10 @@ def difference_loss(
     Returns:
         Scalar between 0 and 1; 0 if the networks agree everywhere.
     """
-    errors = torch.where(difference, squared_error(probabilities(logits, regions), truth, regions), 0)
+    errors = squared_error(logits, truth, difference, regions)
     if counted is None:
-        return errors.mean()
-    return errors.sum() / counted.expand_as(difference).sum().clamp(min=1)
+        return errors / difference.numel()
+    return errors / counted.expand_as(difference).sum().clamp(min=1)
 
 
 def sharpen(logits: torch.Tensor, temperature: float, regions: bool = False) -> torch.Tensor:
@@ -144,4 +200,5 @@ def teaching_loss(student: torch.Tensor, pseudo_label: torch.Tensor, regions: bo
     Returns:
         Scalar between 0 and 1.
     """
-    return squared_error(probabilities(student, regions), pseudo_label.detach(), regions).mean()
+    voxels = student.numel() if regions else student.numel() // student.shape[1]
+    return squared_error(student, pseudo_label, regions=regions) / voxels

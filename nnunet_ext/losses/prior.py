@@ -112,7 +112,7 @@ class DualVariables:
         """One step up Eq. 9.
 
         Args:
-            mean: p of this batch, (C,).
+            mean: p of this batch, (C,); entries that are not finite leave their duals as they are.
             rate: learning rate, between 0 and 1.
         """
         mean = mean.to(self.prior)
@@ -123,7 +123,8 @@ class DualVariables:
             lowest = -1 / SMALLEST_PROPORTION
             nu = (self.nu + rate * self.prior * (mean + 1 / self.nu)).clamp(lowest, -1)
             mu = (self.mu + rate * (1 - self.prior) * (1 - mean + 1 / self.mu)).clamp(lowest, -1)
-        # A step that overflowed in half precision is skipped for the network, and must not stay in the duals.
+        # A step that overflowed in half precision is skipped for the network, and must not stay in the duals; nor does
+        # a batch in which there is nothing to take the mean of.
         finite = torch.isfinite(mean)
         self.nu, self.mu = torch.where(finite, nu, self.nu), torch.where(finite, mu, self.mu)
 

@@ -2,6 +2,9 @@
 
 Source: Liu et al. 2022 (Multi-level structural information), Eq. 10 and section 2.4; Kirillov et al. 2020 (PointRend).
 Random numbers are drawn by :func:`draw_points` alone; the rest is a function of its arguments.
+
+The paper interpolates "the original prediction" to find the uncertain pixels, and takes the loss on "the final logits
+layer"; here logits are interpolated for both, as in PointRend, and made probabilities at the points.
 """
 
 from __future__ import annotations
@@ -18,8 +21,13 @@ IMPORTANCE = 0.75  # m of section 2.4
 def draw_points(
     batch_size: int, number: int, dimensions: int, device: torch.device, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Uniform random points, (B, N, dimensions), from -1 to 1 along each axis of a patch, in axis order."""
-    return 2 * torch.rand(batch_size, number, dimensions, device=device, generator=generator) - 1
+    """Uniform random points, (B, N, dimensions), from -1 to 1 along each axis of a patch, in axis order.
+
+    They are drawn on the CPU, the same for every device, and sent to ``device`` without a wait for what runs there.
+    """
+    pinned = device.type == "cuda" and torch.cuda.is_available()
+    points = torch.rand(batch_size, number, dimensions, generator=generator, pin_memory=pinned)
+    return points.to(device, non_blocking=True).mul_(2).sub_(1)
 
 
 def at_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -55,76 +63,70 @@ def certainty(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
     return highest[:, 0] - highest[:, 1]
 
 
-def choose_points(
+def least_certain(
     logits: torch.Tensor,
     candidates: torch.Tensor,
     number: int,
     valid: torch.Tensor | None = None,
     regions: bool = False,
-    importance: float = IMPORTANCE,
 ) -> torch.Tensor:
-    """Indices of the uncertain set S among the candidates: the ``importance * N`` least certain, the rest at random.
-
-    The candidates are in random order, hence the first of those that are left are a random choice.
+    """Indices of the candidates of which a prediction is least certain.
 
     Args:
         logits: (B, C, *spatial).
         candidates: (B, kN, dimensions), see :func:`draw_points`.
-        number: N.
-        valid: (B, kN), ``False`` for points that must not be chosen as uncertain.
+        number: how many, mN.
+        valid: (B, kN), ``False`` for points that must not be chosen.
         regions: whether the channels are regions (sigmoid).
-        importance: m.
 
     Returns:
-        (B, N), indices into the candidates.
+        (B, mN), indices into the candidates.
     """
     with torch.no_grad():
         sure = certainty(at_points(full_precision(logits), candidates), regions)
         if valid is not None:
             sure = sure.masked_fill(~valid, torch.inf)
-        uncertain = sure.topk(round(importance * number), 1, largest=False).indices
-        left = torch.zeros_like(sure).scatter_(1, uncertain, torch.inf)
-        # stable: among equals the earlier ones first
-        random = torch.sort(left, dim=1, stable=True).indices[:, : number - uncertain.shape[1]]
-        return torch.cat([uncertain, random], 1)
+        return sure.topk(number, 1, largest=False).indices
 
 
 def uncertain_point_loss(
     logits: torch.Tensor,
     target: torch.Tensor,
     candidates: torch.Tensor,
+    others: torch.Tensor,
+    uncertain: int,
     ignore_label: int | None = None,
     regions: bool = False,
-    oversampling: int = OVERSAMPLING,
-    importance: float = IMPORTANCE,
 ) -> torch.Tensor:
-    """Cross-entropy at the uncertain points (Eq. 10, divided by the number of points).
+    """Cross-entropy at the uncertain points and some others (Eq. 10, divided by the number of points).
 
     Args:
         logits: of a coarse output, (B, C, *coarse).
         target: the finest target: label map (B, 1, *spatial), or regions (B, R, *spatial), 0 or 1, followed by a
             channel that marks ignored voxels if there is an ignore label. A point takes the value of its voxel.
-        candidates: (B, kN, dimensions), see :func:`draw_points`.
+        candidates: points among which the uncertain ones are sought, (B, kN, dimensions), see :func:`draw_points`.
+        others: random points that count as they are, (B, (1 - m)N, dimensions).
+        uncertain: how many uncertain ones count, mN.
         ignore_label: value of ignored voxels, ``None`` if the dataset has no ignore label. Points on them do not
             count.
         regions: whether the channels are regions (sigmoid); the mean is then over points and regions.
-        oversampling: k.
-        importance: m.
 
     Returns:
         Scalar, at least 0; 0 if all points are ignored.
     """
     logits = full_precision(logits)
-    truth = voxels_of(target, candidates)
     valid = None
     if ignore_label is not None:
-        valid = truth[:, -1] == 0 if regions else truth[:, 0] != ignore_label
+        found = voxels_of(target, candidates)
+        valid = found[:, -1] == 0 if regions else found[:, 0] != ignore_label
+    chosen = least_certain(logits, candidates, uncertain, valid, regions)
+    sought = candidates.gather(1, chosen[..., None].expand(-1, -1, candidates.shape[2]))
+    points = torch.cat([sought, others], 1)
+    predicted, truth = at_points(logits, points), voxels_of(target, points)
+    counted = torch.ones_like(predicted[:, 0])
+    if ignore_label is not None:
+        counted = (truth[:, -1] == 0 if regions else truth[:, 0] != ignore_label).to(predicted.dtype)
         truth = truth[:, :-1] if regions else truth
-    chosen = choose_points(logits, candidates, candidates.shape[1] // oversampling, valid, regions, importance)
-    places = candidates.gather(1, chosen[..., None].expand(-1, -1, candidates.shape[2]))
-    predicted = at_points(logits, places)
-    truth = truth.gather(2, chosen[:, None].expand(-1, truth.shape[1], -1))
-    counted = torch.ones_like(predicted[:, 0]) if valid is None else valid.gather(1, chosen).to(predicted.dtype)
     if regions:
         loss = binary_cross_entropy_with_logits(predicted, truth.to(predicted.dtype), reduction="none").mean(1)
     else:

@@ -57,7 +57,8 @@ class VGG19Encoder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Output of every block, finest first, for images (B, channels, H, W)."""
-        x = x[:, self.inputs]
+        # Slices, as a list for an index would be copied to the device at every pass.
+        x = torch.cat([x[:, i : i + 1] for i in self.inputs], 1)
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(self.pool(x) if i else x)

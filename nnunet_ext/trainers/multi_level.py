@@ -21,6 +21,7 @@ from nnunet_ext.data.distance_maps import AddDistanceMaps
 from nnunet_ext.losses.boundary import boundary_loss_of_logits
 from nnunet_ext.losses.uncertain_points import IMPORTANCE, OVERSAMPLING, draw_points, uncertain_point_loss
 from nnunet_ext.training.base import ExtendedTrainer
+from nnunet_ext.training.deep_supervision import trained_outputs
 from nnunet_ext.training.region_loss import RegionLoss, choose_region_loss
 from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch, ramp, step
 
@@ -34,6 +35,10 @@ class nnUNetTrainerMLL(ExtendedTrainer):
     the coarsest that the region loss trains (nnU-Net gives the last of several no weight): where nothing is learned, no
     point is more uncertain than another. The pseudo Dice and the loss of validation are those of stock nnU-Net, and so
     is inference.
+
+    Not the paper's: the region loss is nnU-Net's (``region_loss = "dice"`` is Eq. 5); boundary and pixel terms are
+    means where Eq. 6 and 10 print sums; logits are interpolated at the points, where the paper does so with the
+    prediction; optimiser and schedule are nnU-Net's.
     """
 
     # E_R. "stock": nnU-Net's own, Dice + CE with deep supervision. "dice": Eq. 5 alone, as in the paper.
@@ -142,19 +147,17 @@ class nnUNetTrainerMLL(ExtendedTrainer):
 
     def _pixel(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Eq. 10 on one of the outputs, see the class."""
-        trained = 0
-        if self.enable_deep_supervision:
-            # Under DDP nnU-Net writes 1e-6 for no weight.
-            trained = max(i for i, weight in enumerate(self.loss.weight_factors) if weight > 1e-5)
-        logits = outputs[min(2, trained)]
+        logits = outputs[min(2, trained_outputs(self.loss)[-1])]
         dimensions = logits.ndim - 2
         number = max(1, round(self.points_per_voxel * math.prod(target.shape[2:]) / 4**dimensions))
-        candidates = draw_points(
-            logits.shape[0], self.oversampling * number, dimensions, logits.device, self._point_generator()
+        uncertain = round(self.importance * number)
+        candidates, others = (
+            draw_points(logits.shape[0], drawn, dimensions, logits.device, self._point_generator())
+            for drawn in (self.oversampling * number, number - uncertain)
         )
         manager = self.label_manager
         return uncertain_point_loss(
-            logits, target, candidates, manager.ignore_label, manager.has_regions, self.oversampling, self.importance
+            logits, target, candidates, others, uncertain, manager.ignore_label, manager.has_regions
         )
 
     def _point_generator(self) -> torch.Generator:
@@ -167,7 +170,7 @@ class nnUNetTrainerMLL(ExtendedTrainer):
             if self._point_seed is None:
                 self._point_seed = torch.initial_seed() % 2**63
             seed = np.random.SeedSequence([self._point_seed, self.current_epoch, self.local_rank])
-            generator = torch.Generator(self.device).manual_seed(int(seed.generate_state(1)[0]))
+            generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
             self._points = self.current_epoch, generator
         return self._points[1]
 

@@ -34,6 +34,10 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     teacher of the network completes their background with the organs that were not annotated (J_P), and their mean
     prediction is drawn to the proportions of the organs in the fully labelled cases (J_C). Inference is that of stock
     nnU-Net, with the same network.
+
+    Not the paper's: pseudo-labels are made in each step, by the frozen copy, of the augmented patch that the network
+    sees; the paper makes them of the images, when it makes the copy. Network, optimiser, schedule and augmentation are
+    nnU-Net's.
     """
 
     # lambda1 and lambda2 of Eq. 3.
@@ -47,9 +51,11 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     first_stage: float | None = None
     # Fraction of the run after which the teacher is made anew. None: section 4.1, every 10K of those iterations.
     refresh_interval: float | None = None
-    # Section 4.1: in stage 2 the same decay begins anew, from half the learning rate.
+    # Section 4.1: in stage 2 the decay begins anew, from 1e-5: in 2D half of what stage 1 begins with (2e-5), in 3D a
+    # fiftieth (5e-4), where the paper's rate is constant in each stage and ours decays. Off, as nnU-Net's own schedule
+    # is what a comparison with stock has.
     restart_learning_rate: bool = False
-    restart_factor: float = 0.5
+    restart_factor: float | None = None
     # Section 4.1: learning rate of the ascent, relative to that of the descent.
     dual_rate: float = 2.0
     # "plain" is Eq. 9 to the letter, where the duals of small organs do not move; see DualVariables.
@@ -125,9 +131,10 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         """The stock optimiser and schedule, begun anew in stage 2 where asked for."""
         optimizer, scheduler = super().configure_optimizers()
         if self.restart_learning_rate and self._second_stage < self.num_epochs:
-            scheduler = RestartingPolyLR(
-                optimizer, self.initial_lr, self.num_epochs, self._second_stage, self.restart_factor
-            )
+            factor = self.restart_factor
+            if factor is None:
+                factor = 1e-5 / (2e-5 if len(self.configuration_manager.patch_size) == 2 else 5e-4)
+            scheduler = RestartingPolyLR(optimizer, self.initial_lr, self.num_epochs, self._second_stage, factor)
         return optimizer, scheduler
 
     def on_train_epoch_start(self) -> None:
@@ -161,8 +168,10 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
             return self.step_output(loss, {"J_L": loss})
 
         partial_rows = [self.is_partial(case) for case in batch["keys"]]
-        is_partial = torch.tensor(partial_rows)
-        full, partial = ((is_partial == choice).nonzero()[:, 0].to(self.device) for choice in (False, True))
+        rows = range(len(partial_rows))
+        full, partial = (
+            self.sent_to_device([i for i in rows if partial_rows[i] == choice], torch.long) for choice in (False, True)
+        )
         share = len(partial) / len(partial_rows)
         targets = target if self.enable_deep_supervision else [target]
         terms = dict.fromkeys(self._terms(), torch.full((), math.nan, device=self.device))
@@ -214,10 +223,12 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         """Targets of partial samples with pseudo-labels in their background, and the share of voxels these changed."""
         assert self._teacher is not None
         names, regions = self.class_names(), self.label_manager.has_regions
-        annotated = torch.tensor([[name in self.annotated[case] for name in names] for case in cases])
+        annotated = self.sent_to_device(
+            [[name in self.annotated[case] for name in names] for case in cases], torch.bool
+        )
         with self.autocast():
             logits = self._teacher(data)
-        pseudo = pseudo_labels(logits, annotated.to(self.device), regions)
+        pseudo = pseudo_labels(logits, annotated, regions)
         completed = [complete_target(target, pseudo, regions) for target in targets]
         return completed, (completed[0] != targets[0]).any(1).float().mean()
 
@@ -237,13 +248,12 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
 
     def _ascend(self, duals: DualVariables, mean: torch.Tensor, samples: int) -> None:
         """One step of the duals with the mean prediction of all devices; none if no sample is partial."""
-        sums = torch.cat([mean * samples, mean.new_tensor([samples])])
+        sums = torch.cat([mean * samples, mean.new_full((1,), samples)])
         if self.is_ddp:
             dist.all_reduce(sums)
-            samples = int(sums[-1])
-        if samples:
-            rate = self.dual_rate * self.optimizer.param_groups[0]["lr"]
-            duals.ascend(sums[:-1] / sums[-1], min(1.0, rate))
+        rate = self.dual_rate * self.optimizer.param_groups[0]["lr"]
+        # Without a sample on any device this is 0 / 0, with which the duals stay as they are: the host need not know.
+        duals.ascend(sums[:-1] / sums[-1], min(1.0, rate))
 
     def estimate_prior(self) -> torch.Tensor:
         """The proportions q of the classes in the fully labelled training cases, (C,) on the device.

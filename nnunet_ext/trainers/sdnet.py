@@ -26,7 +26,13 @@ from nnunet_ext.data.unlabelled.images import cases_in
 from nnunet_ext.data.unlabelled.next_stage import Share, predict_for_next_stage
 from nnunet_ext.data.unlabelled.ready import preprocessing_command, ready_cases
 from nnunet_ext.data.unlabelled.store import RAW_FOLDER, store_folder
-from nnunet_ext.data.unlabelled_loader import JoinedBatches, OwnRandomNumbers, UnlabelledDataLoader, stop
+from nnunet_ext.data.unlabelled_loader import (
+    JoinedBatches,
+    OwnRandomNumbers,
+    SwitchedLoader,
+    UnlabelledDataLoader,
+    stop,
+)
 from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, difference_region, sharpen, teaching_loss
 from nnunet_ext.training.dual import NAMES, DualTrainer
 from nnunet_ext.training.schedules import first_epoch, ramp
@@ -39,6 +45,10 @@ class nnUNetTrainerSDNet(DualTrainer):
     their hard predictions differ. In the second part of the run half of every batch is unlabelled: there the network
     with the lower Dice loss on the labelled half gives the other one its sharpened prediction as target. Both terms of
     the paper act on the finest output alone, where the predictions are made that they compare.
+
+    Not the paper's: optimiser and schedule, here nnU-Net's for both networks (the paper: SGD with momentum 0.9 and
+    weight decay 0.0001, the learning rate 0.01 divided by 10 after every 200 of 1,200 iterations); that the mean of the
+    logits of both networks predicts (the paper does not say which of them does; see ``inference``).
     """
 
     # Weight of the squared error in the difference region (Eq. 7 gives none).
@@ -63,6 +73,8 @@ class nnUNetTrainerSDNet(DualTrainer):
     dataloader_train: Any
     _resumed_unlabelled_states: tuple[Any, ...] | None = None
     _unlabelled: nnUNetBaseDataset | None = None
+    _switched: SwitchedLoader | None = None
+    _waiting: OwnRandomNumbers | None = None
 
     # ---- the batch and the images ----
 
@@ -160,37 +172,54 @@ class nnUNetTrainerSDNet(DualTrainer):
         self._resumed_unlabelled_states = None
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """The stock loaders; unlabelled patches join the batches of training."""
+        """The stock loaders; unlabelled patches join the batches of training.
+
+        Worker processes of the unlabelled ones start here too, if these join later: none is forked in mid-run.
+        """
         training, validation = super().get_dataloaders()
         if self.has_unlabelled and not self._unlabelled_join_now:
-            training = JoinedBatches(training, self._start_unlabelled_loader())
+            training = JoinedBatches(training, self._start_unlabelled_loader(), self.labelled_batch_size)
+        elif self.unlabelled_weight and get_allowed_n_proc_DA():
+            self._waiting = self._start_unlabelled_loader()
         return training, validation
 
     def on_train_epoch_start(self) -> None:
         """Let unlabelled samples join when it is time."""
         super().on_train_epoch_start()
         if self._unlabelled_join_now:
-            stop(self.dataloader_train)
-            labelled = self.start_training_loader(self.make_training_loader(self.get_tr_and_val_datasets()[0]))
-            self.dataloader_train = JoinedBatches(labelled, self._start_unlabelled_loader())
+            assert self._switched is not None
+            self._switched.switch()
+            unlabelled = self._waiting or self._start_unlabelled_loader()
+            self._waiting = None
+            self.dataloader_train = JoinedBatches(self.dataloader_train, unlabelled, self.labelled_batch_size)
 
-    def make_training_loader(self, dataset: nnUNetBaseDataset) -> nnUNetDataLoader:
-        """Labelled patches, as many of them centred on foreground as in stock nnU-Net.
+    def make_training_loader(self, dataset: nnUNetBaseDataset) -> nnUNetDataLoader | SwitchedLoader:
+        """Labelled patches: whole batches of them, and from when unlabelled ones join on, halves."""
+        if self.has_unlabelled and not self._unlabelled_join_now:
+            return self._loader_of_halves(dataset)
+        whole: nnUNetDataLoader = super().make_training_loader(dataset)
+        if not self.unlabelled_weight:
+            return whole
+        self._switched = SwitchedLoader(whole, self._loader_of_halves(dataset))
+        return self._switched
+
+    def _loader_of_halves(self, dataset: nnUNetBaseDataset) -> nnUNetDataLoader:
+        """The labelled half of a batch, as much of it centred on foreground as in stock nnU-Net.
 
         nnU-Net centres the last third of a batch, which in half a batch may be none: here each labelled sample is
         centred with the probability that a sample has in a whole batch.
         """
         sampling = self.sampling()
-        if self.has_unlabelled and not self.probabilistic_oversampling:
+        if not self.probabilistic_oversampling:
             centred = self.batch_size - round(self.batch_size * (1 - self.oversample_foreground_percent))
             sampling = {
                 "oversample_foreground_percent": centred / self.batch_size,
                 "probabilistic_oversampling": True,
             }
-        return self.augmented_loader(nnUNetDataLoader, dataset, self.labelled_batch_size, **sampling)
+        return self.augmented_loader(nnUNetDataLoader, dataset, self.batch_size - self.batch_size // 2, **sampling)
 
     def training_workers(self, allowed: int) -> int:
-        """The other half of them loads unlabelled patches."""
+        """All of them, if unlabelled patches join later; else the other half loads those."""
         return max(1, allowed - allowed // 2) if allowed and self.has_unlabelled else allowed
 
     def _warn_of_later_images(self, dataset: nnUNetBaseDataset) -> None:
@@ -207,11 +236,12 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     def _start_unlabelled_loader(self) -> OwnRandomNumbers:
         dataset = self._unlabelled or self.unlabelled_dataset()
+        number = self.batch_size // 2
         self.print_to_log_file(
-            f"{len(dataset.identifiers)} unlabelled images; a batch has {self.labelled_batch_size} labelled and "
-            f"{self.unlabelled_batch_size} unlabelled sample(s)."
+            f"{len(dataset.identifiers)} unlabelled images; a batch with them has {self.batch_size - number} labelled "
+            f"and {number} unlabelled sample(s)."
         )
-        loader = self.augmented_loader(UnlabelledDataLoader, dataset, self.unlabelled_batch_size, with_target=False)
+        loader = self.augmented_loader(UnlabelledDataLoader, dataset, number, with_target=False)
         workers = get_allowed_n_proc_DA()
         started = self.start_loader(loader, max(1, workers // 2) if workers else 0, max(6, workers // 2))
         # Another beginning than that of the labelled patches: else both would be cut and turned alike. Of NumPy's state
@@ -228,6 +258,8 @@ class nnUNetTrainerSDNet(DualTrainer):
         super().on_train_end()
         if isinstance(self.dataloader_train, JoinedBatches):
             self.dataloader_train.finish()
+        if self._waiting is not None:
+            stop(self._waiting.loader)
 
     # ---- the next stage of a cascade ----
 
@@ -309,7 +341,7 @@ class nnUNetTrainerSDNet(DualTrainer):
         finest = [scales[0] for scales in outputs]
         with_label = [logits[:labelled] for logits in finest]
         truth, known = target_maps(
-            target[0] if self.enable_deep_supervision else target, finest[0].shape[1], ignored, regions
+            target[0] if self.enable_deep_supervision else target, finest[0].shape[1], ignored, regions, torch.bool
         )
 
         difference = difference_region(with_label[0].detach(), with_label[1].detach(), regions)

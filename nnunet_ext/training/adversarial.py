@@ -15,6 +15,7 @@ from nnunet_ext.data.targets import target_maps
 from nnunet_ext.losses.adversarial import GeneratorForm, GeneratorLoss, discriminator_loss
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork
+from nnunet_ext.training.deep_supervision import trained_outputs
 from nnunet_ext.training.region_loss import BasicLossTrainer
 
 
@@ -34,6 +35,9 @@ class AdversarialTrainer(BasicLossTrainer):
     conditional: bool = False
     # Weights of the basic loss on the outputs, finest first, zero for the rest; None: nnU-Net's falling weights.
     basic_weights: tuple[float, ...] | None = None
+    # nnU-Net gives the last of its outputs no weight. One that a discriminator judges needs a basic loss, or it learns
+    # from its adversarial term alone: its weight relative to that of the finest output, w3 of Lian et al. 2025, Eq. 4.
+    basic_weight_of_last: float = 0.1
     # Adam for the discriminators.
     discriminator_lr: float = 2e-4
     discriminator_betas: tuple[float, float] = (0.5, 0.999)
@@ -48,6 +52,12 @@ class AdversarialTrainer(BasicLossTrainer):
                 f"configuration {self.configuration_name} has {outputs}: use plans with more resolution stages and "
                 "deep supervision on, or a trainer with fewer discriminators (nnUNetTrainerAuxiliaryGAN, "
                 "nnUNetTrainer)."
+            )
+        judged = len(self.adversarial_weights)
+        if self.basic_weights is not None and not all([*self.basic_weights, *[0.0] * judged][:judged]):
+            raise UserError(
+                f"basic_weights of {type(self).__name__} must be above 0 for the {judged} output(s) that "
+                f"discriminators judge, or these learn from the adversarial term alone; got {self.basic_weights}."
             )
 
     def make_discriminator(self, in_channels: int, spacing: Sequence[float]) -> nn.Module:
@@ -65,18 +75,24 @@ class AdversarialTrainer(BasicLossTrainer):
             channels = self.label_manager.num_segmentation_heads + self.conditional * self.num_input_channels
             module = self.make_discriminator(channels, spacing)
             networks[f"discriminator_{i + 1}"] = self.make_auxiliary(
-                module, optimizer, self.discriminator_lr, may_compile=False
+                module, optimizer, self.discriminator_lr, may_compile=False, mixed_precision=False
             )
         return networks
 
     def _build_loss(self) -> nn.Module:
-        """The basic loss with the chosen weights of the outputs."""
+        """The basic loss with the chosen weights of the outputs; each output that is judged has one."""
         loss: Any = super()._build_loss()
-        if self.enable_deep_supervision and self.basic_weights is not None:
+        if not self.enable_deep_supervision:
+            return loss
+        weights = list(loss.weight_factors)
+        if self.basic_weights is not None:
             # DDP without compile wants every output to reach the loss: nnU-Net's own remedy.
             rest = 1e-6 if self.is_ddp and not self._do_i_compile() else 0.0
-            n_outputs = len(loss.weight_factors)
-            loss.weight_factors = (*self.basic_weights, *[rest] * n_outputs)[:n_outputs]
+            loss.weight_factors = (*self.basic_weights, *[rest] * len(weights))[: len(weights)]
+            return loss
+        for i in set(range(len(self.adversarial_weights))) - set(trained_outputs(loss)):
+            weights[i] = self.basic_weight_of_last * weights[0]
+        loss.weight_factors = tuple(weights)
         return loss
 
     def _discriminator_inputs(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

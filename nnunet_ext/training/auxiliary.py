@@ -1,7 +1,7 @@
 """Auxiliary networks: networks that train beside ``trainer.network`` and are not needed for inference.
 
-A discriminator, say. Each owns all of its state (weights, optimiser, schedule, gradient scaler), so that a trainer
-only asks it to compute, to step and to save itself. They live outside ``trainer.network``: the checkpoint's
+A discriminator, say. Each owns all of its state (weights, optimiser, schedule, gradient scaler if any), so that a
+trainer only asks it to compute, to step and to save itself. They live outside ``trainer.network``: the checkpoint's
 ``network_weights`` stay exactly what stock inference expects.
 """
 
@@ -56,16 +56,30 @@ def _new_grad_scaler() -> Any:
     return torch.amp.GradScaler("cuda") if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler()
 
 
+@torch.no_grad()
+def _drop_unless_finite(module: nn.Module, norm: torch.Tensor) -> None:
+    """Zero the gradients where their norm is not finite, decided on the device.
+
+    A prediction that overflowed in half precision is skipped by the scaler of the network that made it, and must not
+    stay in the weights of one that judged it.
+    """
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            parameter.grad = torch.where(torch.isfinite(norm), parameter.grad, 0)
+
+
 class AuxiliaryNetwork:
     """A network with its optimiser, schedule and gradient scaler, saved and resumed as one.
 
     Args:
         module: the network; moved to ``device``, weights of rank 0 everywhere in distributed training.
         optimizer: makes the optimiser from the parameters.
-        device: where the training runs; on cuda a gradient scaler is used, as nnU-Net does.
+        device: where the training runs.
         scheduler: makes the learning rate schedule; its ``step`` takes the epoch, as nnU-Net's do.
         compile_module: run through ``torch.compile``; pays for large networks only, and freezing compiles once more.
         max_gradient_norm: gradients are clipped to this norm, nnU-Net's own value by default.
+        mixed_precision: the network runs in half precision on cuda, where its gradients need a scaler, as nnU-Net's do.
+            One that runs in float32 needs none, nor the wait for the device at every step that comes with it.
     """
 
     def __init__(
@@ -76,6 +90,7 @@ class AuxiliaryNetwork:
         scheduler: SchedulerFactory | None = None,
         compile_module: bool = False,
         max_gradient_norm: float = 12.0,
+        mixed_precision: bool = True,
     ) -> None:
         self.module = module.to(device)
         if _is_distributed():
@@ -87,7 +102,7 @@ class AuxiliaryNetwork:
         )
         self.optimizer = optimizer(self.module.parameters())
         self.scheduler = scheduler(self.optimizer) if scheduler is not None else None
-        self.grad_scaler = _new_grad_scaler() if device.type == "cuda" else None
+        self.grad_scaler = _new_grad_scaler() if mixed_precision and device.type == "cuda" else None
         self.max_gradient_norm = max_gradient_norm
         self.was_restored = False
 
@@ -112,7 +127,8 @@ class AuxiliaryNetwork:
         (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
         average_gradients(self.module)  # before unscaling: an overflow on one rank then skips the step on all
         if self.grad_scaler is None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
+            norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.max_gradient_norm)
+            _drop_unless_finite(self.module, norm)
             self.optimizer.step()
         else:
             self.grad_scaler.unscale_(self.optimizer)

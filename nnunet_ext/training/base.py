@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,12 @@ class ExtendedTrainer(nnUNetTrainer):
         initial_lr: float,
         may_compile: bool = True,
         scheduler: SchedulerFactory | None = None,
+        mixed_precision: bool = True,
     ) -> AuxiliaryNetwork:
         """Make a auxiliary network on this trainer's device.
 
         ``may_compile``: use ``torch.compile`` where nnU-Net does. ``scheduler``: makes the learning rate schedule;
-        default: nnU-Net's, from ``initial_lr``.
+        default: nnU-Net's, from ``initial_lr``. ``mixed_precision``: it runs under :meth:`autocast`.
         """
         return AuxiliaryNetwork(
             module,
@@ -107,6 +108,7 @@ class ExtendedTrainer(nnUNetTrainer):
             self.device,
             scheduler=scheduler or (lambda made: PolyLRScheduler(made, initial_lr, self.num_epochs)),
             compile_module=may_compile and self._do_i_compile(),
+            mixed_precision=mixed_precision,
         )
 
     def to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
@@ -117,6 +119,13 @@ class ExtendedTrainer(nnUNetTrainer):
         else:
             moved = target.to(self.device, non_blocking=True)
         return batch["data"].to(self.device, non_blocking=True), moved
+
+    def sent_to_device(self, values: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
+        """Numbers of the host as a tensor on the device, without a wait for what runs there."""
+        tensor = torch.tensor(values, dtype=dtype)
+        if self.device.type == "cuda" and torch.cuda.is_available():
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def autocast(self) -> AbstractContextManager:
         """Mixed precision where nnU-Net uses it: on cuda only."""

@@ -73,7 +73,7 @@ class OwnLoadersTrainer(ExtendedTrainer):
             **options,
         )
 
-    def start_loader(self, loader: nnUNetDataLoader, workers: int, cached: int) -> Iterator[dict[str, Any]]:
+    def start_loader(self, loader: Iterator[dict[str, Any]], workers: int, cached: int) -> Iterator[dict[str, Any]]:
         """Run a loader in worker processes, or in this one if there are none, as stock nnU-Net does."""
         if workers == 0:
             return SingleThreadedAugmenter(loader, None)
@@ -81,7 +81,7 @@ class OwnLoadersTrainer(ExtendedTrainer):
             loader, None, workers, cached, seeds=None, pin_memory=self.device.type == "cuda", wait_time=0.002
         )
 
-    def start_training_loader(self, loader: nnUNetDataLoader) -> Iterator[dict[str, Any]]:
+    def start_training_loader(self, loader: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """:meth:`start_loader` with the workers for training patches."""
         allowed = get_allowed_n_proc_DA()
         return self.start_loader(loader, self.training_workers(allowed), max(6, allowed // 2))

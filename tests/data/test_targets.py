@@ -44,3 +44,15 @@ def test_regions_without_ignore_label():
     maps, mask = target_maps(target, 2, has_regions=True)
     assert mask is None
     assert torch.equal(maps, target.float())
+
+
+@pytest.mark.parametrize("ignore_label", [None, 3])
+@pytest.mark.parametrize("regions", [False, True])
+def test_maps_of_bits_are_the_same(ignore_label, regions):
+    channels = 2 + (ignore_label is not None) if regions else 1
+    target = torch.randint(0, 2 if regions else 4 if ignore_label else 3, (2, channels, 4, 4), dtype=torch.int16)
+    classes = 2 if regions else 3
+    maps, _ = target_maps(target, classes, ignore_label, regions)
+    bits, _ = target_maps(target, classes, ignore_label, regions, torch.bool)
+    assert bits.dtype == torch.bool
+    assert torch.equal(bits.float(), maps)

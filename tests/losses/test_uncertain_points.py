@@ -5,8 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunet_ext.losses.uncertain_points import at_points, choose_points, draw_points, uncertain_point_loss
+from nnunet_ext.losses.uncertain_points import (
+    IMPORTANCE,
+    OVERSAMPLING,
+    at_points,
+    draw_points,
+    least_certain,
+    uncertain_point_loss,
+)
 
 SHAPES = {"2D": ((4, 5), (16, 20)), "3D": ((3, 4, 5), (12, 16, 20))}
 
@@ -33,12 +41,12 @@ def voxel_of(target, point):
     return target[(slice(None), *index)]
 
 
-def reference(logits, target, candidates, number, importance, ignore_label=None, regions=False):
-    """Section 2.4 point by point: the least certain, the first of the rest, cross-entropy."""
+def reference(logits, target, candidates, others, number, ignore_label=None, regions=False):
+    """Section 2.4 point by point: the least certain of the candidates, and the others, cross-entropy."""
     total, counted = 0.0, 0
     for b in range(logits.shape[0]):
         sure, values, truths, valid = [], [], [], []
-        for point in candidates[b].tolist():
+        for point in (*candidates[b].tolist(), *others[b].tolist()):
             value = interpolate(logits[b].numpy(), point)
             truth = voxel_of(target[b].numpy(), point)
             probabilities = 1 / (1 + np.exp(-value)) if regions else np.exp(value) / np.exp(value).sum()
@@ -51,9 +59,9 @@ def reference(logits, target, candidates, number, importance, ignore_label=None,
             values.append(probabilities)
             truths.append(truth)
             valid.append(is_valid)
-        uncertain = list(np.argsort(sure, kind="stable")[: round(importance * number)])
-        random = [i for i in range(len(sure)) if i not in uncertain][: number - len(uncertain)]
-        for i in (*uncertain, *random):
+        sought = len(candidates[b])
+        uncertain = np.argsort(sure[:sought], kind="stable")[:number]
+        for i in (*uncertain, *range(sought, len(sure))):
             if not valid[i]:
                 continue
             counted += 1
@@ -75,8 +83,8 @@ def inputs(shape, regions=False, ignore_label=None, classes=3, seed=0):
     else:
         values = classes if ignore_label is None else ignore_label + 1
         target = torch.randint(0, values, (2, 1, *fine), generator=generator).short()
-    candidates = draw_points(2, 60, len(coarse), torch.device("cpu"), generator).double()
-    return logits, target, candidates
+    points = draw_points(2, 65, len(coarse), torch.device("cpu"), generator).double()
+    return logits, target, points[:, :60], points[:, 60:]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -84,45 +92,45 @@ def inputs(shape, regions=False, ignore_label=None, classes=3, seed=0):
 @pytest.mark.parametrize("ignore_label", [None, 3])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_is_equation_10(shape, regions, ignore_label, seed):
-    logits, target, candidates = inputs(shape, regions, ignore_label, seed=seed)
-    expected = reference(logits, target, candidates, 20, 0.75, ignore_label, regions)
-    loss = uncertain_point_loss(logits, target, candidates, ignore_label, regions, 3, 0.75)
+    logits, target, candidates, others = inputs(shape, regions, ignore_label, seed=seed)
+    expected = reference(logits, target, candidates, others, 15, ignore_label, regions)
+    loss = uncertain_point_loss(logits, target, candidates, others, 15, ignore_label, regions)
     assert loss.item() == pytest.approx(expected, rel=1e-9)
-    different = reference(logits, target, candidates, 20, 0.0, ignore_label, regions)
+    different = reference(logits, target, candidates[:, :15], others, 15, ignore_label, regions)
     assert different != pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("regions", [False, True])
 def test_the_gradient_is_right_and_stays_at_the_points(shape, regions):
-    logits, target, candidates = inputs(shape, regions)
+    logits, target, candidates, others = inputs(shape, regions)
     # Few points, so that a small step changes no ranking.
-    candidates = candidates[:, :9]
+    points = candidates[:, :9], others[:, :1]
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: uncertain_point_loss(x, target, candidates, regions=regions), logits)
+    assert torch.autograd.gradcheck(lambda x: uncertain_point_loss(x, target, *points, 2, regions=regions), logits)
 
     certain = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
     certain[:, 0] = torch.linspace(-9, 9, 8, dtype=torch.float64)[:, None]  # uncertain between rows 3 and 4
     certain.requires_grad_()
     many = draw_points(1, 600, 2, torch.device("cpu"), torch.Generator().manual_seed(0)).double()
-    uncertain_point_loss(certain, torch.zeros(1, 1, 32, 32), many, importance=1.0).backward()
+    uncertain_point_loss(certain, torch.zeros(1, 1, 32, 32), many, many[:, :0], 200).backward()
     rows = certain.grad[0].abs().sum((0, 2))
     assert rows[3:5].min() > 0
     assert rows[[0, 7]].max() == 0
 
 
 def test_points_are_distinct_and_as_many_as_asked_for():
-    logits, _, candidates = inputs("3D")
-    chosen = choose_points(logits, candidates, 20)
+    logits, _, candidates, _ = inputs("3D")
+    chosen = least_certain(logits, candidates, 20)
     assert chosen.shape == (2, 20)
     for row in chosen.tolist():
         assert len(set(row)) == 20
 
 
 def test_ignored_points_are_not_sought_and_do_not_count():
-    logits, target, candidates = inputs("2D", ignore_label=3)
+    logits, target, candidates, others = inputs("2D", ignore_label=3)
     target[:] = 3
-    loss = uncertain_point_loss(logits.requires_grad_(), target, candidates, ignore_label=3)
+    loss = uncertain_point_loss(logits.requires_grad_(), target, candidates, others, 15, ignore_label=3)
     loss.backward()
     assert loss == 0
     assert logits.grad.abs().max() == 0
@@ -146,10 +154,21 @@ def test_the_draw_is_uniform_and_follows_its_generator():
 
 
 def test_half_precision_is_lifted_and_compiles_in_one_graph():
-    logits, target, candidates = inputs("3D")
+    logits, target, candidates, others = inputs("3D")
     half = (1000 * logits).half()
-    expected = uncertain_point_loss(half.float(), target, candidates.float())
+    points = candidates.float(), others.float(), 15
+    expected = uncertain_point_loss(half.float(), target, *points)
     assert torch.isfinite(expected)
-    assert uncertain_point_loss(half, target, candidates.float()).item() == pytest.approx(expected.item())
+    assert uncertain_point_loss(half, target, *points).item() == pytest.approx(expected.item())
     compiled = torch.compile(uncertain_point_loss, fullgraph=True, backend="eager")
-    assert compiled(half, target, candidates.float()).item() == pytest.approx(expected.item())
+    assert compiled(half, target, *points).item() == pytest.approx(expected.item())
+
+
+def test_points_are_drawn_on_the_cpu_for_every_device():
+    with FakeTensorMode():  # which knows no generator of a device
+        points = draw_points(2, 5, 3, torch.device("cuda"), torch.Generator())
+    assert points.device.type == "cuda"
+
+
+def test_k_and_m_are_the_paper_s():
+    assert (OVERSAMPLING, IMPORTANCE) == (3, 0.75)  # section 2.4

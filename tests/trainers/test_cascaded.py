@@ -30,6 +30,10 @@ def narrow(monkeypatch):
     monkeypatch.setenv("NNUNET_EXT_VGG19", "random")
 
 
+def first_output(outputs):
+    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+
 def weights_of(features, seed):
     """A file's contents of weights of a VGG-19 with these channels."""
     generator = torch.Generator().manual_seed(seed)
@@ -97,12 +101,23 @@ def test_mixed_precision_keeps_statistics_and_discriminator_in_float32(dataset, 
     batch = random_batch(trainer)
     full = reference_step(trainer, batch)[0]
     monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    seen = []
-    helper = trainer.auxiliary["discriminator_1"]
-    step = helper.step
-    monkeypatch.setattr(helper, "step", lambda loss: (seen.append(loss.dtype), step(loss)))
+    made, seen, judged, given = [], [], [], []
+    network, discriminator = trainer.network, trainer.auxiliary["discriminator_1"].module
+    network.first.register_forward_hook(lambda module, inputs, output: made.append(output.detach()))
+    network.second.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    discriminator.register_forward_hook(lambda module, inputs, output: judged.append((inputs[0].dtype, output.dtype)))
+    loss = trainer.loss
+    monkeypatch.setattr(
+        trainer, "loss", lambda outputs, target: (given.append(first_output(outputs).dtype), loss(outputs, target))[1]
+    )
     output = trainer.train_step(batch)
-    assert seen == [torch.float32]
+    assert made[0].dtype == torch.bfloat16
+    maps = made[0].double()
+    axes = tuple(range(2, maps.ndim))
+    expected = (maps - maps.mean(axes, keepdim=True)) / (maps.var(axes, correction=0, keepdim=True) + 1e-5).sqrt()
+    assert torch.allclose(seen[0][:, trainer.num_input_channels :].double(), expected, atol=1e-4)  # bfloat16: 1e-2
+    assert given == [torch.float32]  # the gradients of both terms are summed in float32
+    assert judged == [(torch.float32, torch.float32)] * 3
     for term, value in full.items():
         assert output[term] == pytest.approx(value, rel=0.1, abs=0.05), term
 

@@ -58,9 +58,11 @@ def test_a_step_is_equation_11(dataset, setting):
     coarse = outputs[0]  # of three resolutions, two outputs, of which nnU-Net gives the second no weight
     number = round(trainer.points_per_voxel * np.prod(coarse.shape[2:]) / 4 ** (coarse.ndim - 2))
     points = torch.Generator().set_state(trainer._point_generator().get_state())
+    uncertain = round(trainer.importance * number)
     candidates = draw_points(2, 3 * number, coarse.ndim - 2, trainer.device, points)
+    others = draw_points(2, number - uncertain, coarse.ndim - 2, trainer.device, points)
     pixel = uncertain_point_loss(
-        coarse, targets[0], candidates, manager.ignore_label, manager.has_regions, 3, trainer.importance
+        coarse, targets[0], candidates, others, uncertain, manager.ignore_label, manager.has_regions
     )
     total = region + trainer.boundary_weight * boundary + trainer.pixel_weight * pixel
     total.backward()

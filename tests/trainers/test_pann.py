@@ -10,6 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.losses.prior import DualVariables
+from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.training.teacher import Teacher
 from tests.training.building import REGIONS, assert_loads_into_stock, build, cascade, random_batch, residual, run_epochs
 
@@ -251,15 +252,34 @@ def test_the_copy_stays_frozen_until_it_is_due(dataset):
     assert not any(parameter.requires_grad for parameter in trainer._teacher.module.parameters())
 
 
-def test_the_learning_rate_restarts_at_half_where_asked_for(dataset):
+@pytest.mark.parametrize(
+    ("configuration", "name", "second", "factor", "options"),
+    [
+        ("3d_fullres", PANN, 8, 1 / 50, {}),  # section 4.1: 5e-4, then 1e-5
+        ("2d", "nnUNetTrainerPaNN_14epochs", 8, 1 / 2, {}),  # 2e-5, then 1e-5
+        ("3d_fullres", PANN, 8, 0.3, {"restart_factor": 0.3}),
+    ],
+)
+def test_the_learning_rate_restarts_where_asked_for(dataset, configuration, name, second, factor, options):
     rates = []
-    trainer = made(dataset, restart_learning_rate=True)
+    trainer = made(dataset, name, configuration=configuration, restart_learning_rate=True, **options)
     trainer.initialize()
-    for epoch in range(18):
+    epochs = trainer.num_epochs
+    for epoch in range(epochs):
         trainer.lr_scheduler.step(epoch)
         rates.append(trainer.optimizer.param_groups[0]["lr"])
-    assert np.allclose(rates[:8], 0.01 * (1 - np.arange(8) / 18) ** 0.9)
-    assert np.allclose(rates[8:], 0.005 * (1 - np.arange(10) / 10) ** 0.9)
+    rest = epochs - second
+    assert np.allclose(rates[:second], 0.01 * (1 - np.arange(second) / epochs) ** 0.9)
+    assert np.allclose(rates[second:], factor * 0.01 * (1 - np.arange(rest) / rest) ** 0.9)
+    assert not made(dataset).restart_learning_rate
+
+
+def test_the_weights_are_the_paper_s():
+    pann = find_trainer("nnUNetTrainerPaNN")
+    assert (pann.partial_weight, pann.prior_weight) == (1, 0.1)  # lambda1 and lambda2 of Eq. 3, section 4.1
+    assert pann.partial_share == 1 / 4  # section 4.1: full : partial = 3 : 1
+    assert pann.dual_rate == 2e-5 / 1e-5  # section 4.1: ascent and descent
+    assert find_trainer("nnUNetTrainerPartial").prior_weight == 0
 
 
 @pytest.mark.parametrize("stop", [1, 3])
@@ -371,11 +391,19 @@ def test_a_checkpoint_of_stage_2_without_our_state_starts_anew(dataset, monkeypa
 def test_mixed_precision_keeps_the_terms_in_float32(dataset, monkeypatch):
     trainer = ready(dataset)
     batch = mixed_batch(trainer)
-    full = copy.deepcopy(trainer).train_step(copy.deepcopy(batch))
     monkeypatch.setattr(trainer, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    half = trainer.train_step(batch)
-    for name, value in full.items():
-        assert half[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+    made, given = [], []
+    trainer.network.register_forward_hook(lambda module, inputs, outputs: made.append(outputs[0].detach()))
+    loss = trainer.loss
+    monkeypatch.setattr(
+        trainer, "loss", lambda outputs, target: (given.append(outputs[0].dtype), loss(outputs, target))[1]
+    )
+    output = trainer.train_step(batch)
+    assert made[-1].dtype == torch.bfloat16
+    assert given == [torch.float32, torch.float32]  # J_L and J_P: their gradients are summed in float32
+    expected = torch.softmax(made[-1][:1].double(), 1).mean((0, 2, 3, 4))  # of the partial sample
+    for name, mean in zip(trainer.class_names()[1:], expected[1:], strict=True):
+        assert output[f"{name}: predicted"] == pytest.approx(mean.item(), rel=1e-5)  # in bfloat16 off by 1e-3
     assert trainer._duals.nu.dtype == torch.float32
 
 

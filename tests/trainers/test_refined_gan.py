@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
+from nnunet_ext.plugin.lookup import find_trainer
+from nnunet_ext.training.auxiliary import AuxiliaryNetwork
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.training import building
 from tests.training.building import assert_loads_into_stock, build, cascade, random_batch, residual
@@ -107,6 +110,68 @@ def test_basic_dice_has_no_cross_entropy_and_weights_follow_equation_4(dataset):
         build(dataset, GAN, basic="focal").initialize()
     with pytest.raises(ValueError, match="form must be"):
         build(dataset, GAN, generator_form="hinge").initialize()
+
+
+@pytest.mark.parametrize(("stages", "weights"), [(3, [1, 0.1]), (4, [2 / 3, 1 / 3, 0]), (5, [4 / 7, 2 / 7, 1 / 7, 0])])
+@pytest.mark.parametrize("distributed", [False, True])
+def test_every_output_that_is_judged_has_a_basic_loss(dataset, stages, weights, distributed):
+    """nnU-Net gives the last output no weight, which of two is the one that w3 of Eq. 4 weighs."""
+
+    def of_stages(plans):
+        arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        arguments |= {"n_stages": stages, "features_per_stage": [4] * stages, "n_conv_per_stage": [1] * stages}
+        arguments |= {"n_conv_per_stage_decoder": [1] * (stages - 1), "kernel_sizes": [[3] * 3] * stages}
+        arguments["strides"] = [[1] * 3, *[[2] * 3] * (stages - 1)]
+
+    trainer = build(dataset, GAN, change_plans=of_stages)
+    trainer.is_ddp = distributed
+    assert trainer._build_loss().weight_factors == pytest.approx(weights, abs=2e-6)
+    trainer = build(dataset, "nnUNetTrainerAuxiliaryGAN", change_plans=of_stages)
+    assert trainer._build_loss().weight_factors == pytest.approx([1, 0] if stages == 3 else weights)
+
+
+def test_the_second_output_learns_from_w3_of_equation_4(dataset):
+    trainer = build(dataset, GAN, basic="dice", adversarial_weights=(0.0, 0.0))
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    batch = random_batch(trainer)
+    with torch.no_grad():
+        outputs = trainer.network(batch["data"])
+    fine, coarse = (dice_loss(trainer, outputs[i], batch["target"][i]).item() for i in range(2))
+    assert trainer.train_step(batch)["loss"] == pytest.approx(fine + 0.1 * coarse, rel=1e-4)
+    head = trainer.network.decoder.seg_layers[0]  # of the output at half resolution
+    assert head.weight.grad.abs().max() > 1e-4
+    with pytest.raises(UserError, match=r"basic_weights of .* must be above 0 for the 2 output\(s\)"):
+        build(dataset, GAN, basic_weights=(1.0,)).initialize()
+
+
+def test_the_weights_are_the_paper_s():
+    refined, auxiliary = find_trainer(GAN), find_trainer("nnUNetTrainerAuxiliaryGAN")
+    assert refined.adversarial_weights == (0.001, 0.0002)  # w2 and w4 of Eq. 4
+    assert refined.basic_weight_of_last == 0.1  # w3 of Eq. 4, with w1 = 1
+    assert auxiliary.adversarial_weights == (0.001,)  # w2; Eq. 2 has 1
+    assert refined.generator_form == auxiliary.generator_form == "saturating"  # log(1 - D) of Eq. 2 and 4
+    assert not refined.conditional  # Eq. 2 and 4: D sees the maps alone
+    layers = [layer for layer in PatchDiscriminator(2, (1.0, 1.0)).layers if isinstance(layer, torch.nn.Conv2d)]
+    assert [layer.kernel_size for layer in layers] == [(7, 7), (5, 5), (4, 4)]  # "Auxiliary constraint"
+
+
+def test_discriminators_run_in_float32_and_have_no_gradient_scaler(dataset, monkeypatch):
+    made = []
+
+    class Recorded(AuxiliaryNetwork):
+        def __init__(self, *args, **kwargs):
+            made.append(kwargs["mixed_precision"])
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr("nnunet_ext.training.base.AuxiliaryNetwork", Recorded)
+    trainer = build(dataset, GAN)
+    trainer.initialize()
+    assert made == [False, False]
+    state = trainer.extension_state()
+    state["auxiliary"]["discriminator_1"]["grad_scaler"] = {"scale": 65536.0}  # as older checkpoints have it
+    trainer.load_extension_state(state)
+    assert trainer.auxiliary["discriminator_1"].grad_scaler is None
 
 
 def test_the_network_is_that_of_stock_nnunet(dataset, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -300,7 +301,7 @@ def test_a_checkpoint_predicts_as_the_trainer_does(unlabelled_dataset, inference
         source = trainer.plans_manager.plans if name == "plans" else trainer.dataset_json
         (model / f"{name}.json").write_text(json.dumps(source))
     stored = torch.load(filename, weights_only=False)
-    assert stored[EXTENSION_KEY]["helpers"] == {}
+    assert stored[EXTENSION_KEY]["auxiliary"] == {}
     predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), (0,))
     assert isinstance(predictor.network, DualNetwork)
@@ -443,7 +444,7 @@ def test_a_checkpoint_of_two_optimisers_goes_on_as_they_would(unlabelled_dataset
         for start, number in ((0, first), (first, second))
     ]
     old["optimizer_state"] = parts[0]
-    old[EXTENSION_KEY]["helpers"] = {"second_network": {"optimizer": parts[1], "grad_scaler": None}}
+    old[EXTENSION_KEY]["auxiliary"] = {"second_network": {"optimizer": parts[1], "grad_scaler": None}}
     torch.save(old, tmp_path / "old.pth")
     assert len(state) > first  # both parts hold something
     after = []
@@ -489,6 +490,17 @@ def test_a_batch_without_foreground(unlabelled_dataset):
     output = trainer.train_step(batch)
     assert all(np.isfinite(value) for value in output.values())
     assert output["Dice loss: first"] != output["Dice loss: second"]
+
+
+def test_the_constants_are_the_paper_s(monkeypatch):
+    monkeypatch.undo()  # the defaults of the class
+    sdnet_class = find_trainer("nnUNetTrainerSDNet")
+    assert sdnet_class.temperature == 0.1  # Algorithm 1, line 2
+    assert (sdnet_class.difference_weight, sdnet_class.unlabelled_weight) == (1, 1)  # Eq. 7 and 8 print no factors
+    assert sdnet_class.unlabelled_ramp == 0
+    assert (sdnet_class.difference_start, sdnet_class.unlabelled_start) == (0.5, 0.5)  # ours; 0 in the paper
+    assert (sdnet_class.difference_mean, sdnet_class.inference) == ("all", "mean")
+    assert find_trainer("nnUNetTrainerSDNetLabelled").unlabelled_weight == 0
 
 
 def test_the_unlabelled_term_can_rise(unlabelled_dataset):
@@ -768,6 +780,10 @@ def test_what_keeps_the_first_stage_from_predicting_unlabelled_images(cascaded, 
     assert not list(Path(labelled.output_folder_base).glob("predicted_next_stage"))
 
 
+def forbidden(process):
+    raise AssertionError(f"{process} starts in mid-run")
+
+
 def test_unlabelled_samples_join_while_workers_load_labelled_ones(unlabelled_dataset, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
     trainer = build(unlabelled_dataset, SDNET, configuration="2d", unlabelled_start=0.5)
@@ -781,11 +797,14 @@ def test_unlabelled_samples_join_while_workers_load_labelled_ones(unlabelled_dat
     assert len(batch["data"]) == trainer.batch_size
     workers = list(alone._processes)
     assert len(workers) == 2
+    monkeypatch.setattr(multiprocessing.Process, "start", forbidden)  # the threads of a device run now: no fork
     trainer.current_epoch = 2
     trainer.on_train_epoch_start()
-    assert not any(worker.is_alive() for worker in workers)
-    batch = next(trainer.dataloader_train)
-    assert (len(batch["data"]), len(batch["unlabelled"])) == (trainer.batch_size // 2,) * 2
+    assert trainer.dataloader_train.labelled is alone
+    assert all(worker.is_alive() for worker in workers)
+    for _ in range(12):  # more than were drawn before
+        batch = next(trainer.dataloader_train)
+        assert (len(batch["data"]), len(batch["unlabelled"])) == (trainer.batch_size // 2,) * 2
     trainer.dataloader_train.finish()
     trainer.dataloader_val._finish()
 

@@ -101,6 +101,25 @@ def test_gradients_are_clipped():
     assert step.norm().item() == pytest.approx(0.5, rel=1e-3)
 
 
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_what_overflowed_does_not_stay_in_the_weights(bad):
+    helper = AuxiliaryNetwork(network(), adam, CPU)
+    before = copy.deepcopy(helper.module.state_dict())
+    helper.step(helper(torch.full((8, 3), bad)).square().mean())
+    for name, parameter in helper.module.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_only_half_precision_has_a_gradient_scaler(monkeypatch):
+    monkeypatch.setattr("nnunet_ext.training.auxiliary._new_grad_scaler", lambda: "scaler")
+    meta = nn.Linear(1, 1, device="meta")
+    monkeypatch.setattr(meta, "to", lambda device: meta)
+    cuda = torch.device("cuda")
+    assert AuxiliaryNetwork(meta, adam, cuda).grad_scaler == "scaler"
+    assert AuxiliaryNetwork(meta, adam, cuda, mixed_precision=False).grad_scaler is None
+    assert AuxiliaryNetwork(meta, adam, CPU).grad_scaler is None
+
+
 def test_schedule_takes_the_epoch():
     from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
