@@ -10,6 +10,7 @@ from nnunet_ext.core.errors import UserError
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork
+from nnunet_ext.training.base import AUXILIARY
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.training import building
 from tests.training.building import assert_loads_into_stock, build, cascade, random_batch, residual
@@ -81,9 +82,9 @@ def test_a_plan_with_one_output_is_refused_in_one_sentence(dataset):
         arguments |= {"n_stages": 2, "features_per_stage": [4, 8], "n_conv_per_stage": [1, 1]}
         arguments |= {"n_conv_per_stage_decoder": [1], "kernel_sizes": [[3] * 3] * 2, "strides": [[1] * 3, [2] * 3]}
 
-    with pytest.raises(UserError, match=r"needs 2 output\(s\) of deep supervision, but configuration 3d_fullres has 1"):
+    with pytest.raises(UserError, match=r"has 2 resolution stage\(s\), too few for nnU-Net's deep supervision"):
         build(dataset, GAN, change_plans=two_stages).initialize()
-    with pytest.raises(UserError, match="has 1"):
+    with pytest.raises(UserError, match=r"needs 2 output\(s\) of deep supervision, but configuration 3d_fullres has 1"):
         build(dataset, GAN, enable_deep_supervision=False).initialize()
 
 
@@ -169,7 +170,7 @@ def test_discriminators_run_in_float32_and_have_no_gradient_scaler(dataset, monk
     trainer.initialize()
     assert made == [False, False]
     state = trainer.extension_state()
-    state["auxiliary"]["discriminator_1"]["grad_scaler"] = {"scale": 65536.0}  # as older checkpoints have it
+    state[AUXILIARY]["discriminator_1"]["grad_scaler"] = {"scale": 65536.0}  # as older checkpoints have it
     trainer.load_extension_state(state)
     assert trainer.auxiliary["discriminator_1"].grad_scaler is None
 
