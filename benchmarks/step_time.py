@@ -63,7 +63,7 @@ def random_batches(trainer: Any) -> list[dict[str, Any]]:
         shapes = [[round(n * s) for n, s in zip(patch, scale, strict=True)] for scale in scales]
         classes = trainer.label_manager.num_segmentation_heads
         target = [torch.randint(0, classes, (labelled, 1, *s), generator=generator).short() for s in shapes]
-        if getattr(trainer, "boundary_weight", 0):
+        if getattr(getattr(trainer, "options", None), "boundary_weight", 0):
             target.append(torch.randn(trainer.batch_size, classes - 1, *patch, generator=generator).half())
         batches.append({"data": data, "target": target, "keys": [""] * labelled})
         if unlabelled:

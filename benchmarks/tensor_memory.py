@@ -128,7 +128,7 @@ def make_batch(trainer: Any) -> dict[str, Any]:
     shapes = [[round(n * s) for n, s in zip(patch, scale, strict=True)] for scale in scales]
     target = [torch.zeros((labelled, 1, *shape), dtype=torch.int16) for shape in shapes]
     classes = trainer.label_manager.num_segmentation_heads
-    if getattr(trainer, "boundary_weight", 0):
+    if getattr(getattr(trainer, "options", None), "boundary_weight", 0):
         target.append(torch.zeros((labelled, classes - 1, *patch), dtype=torch.float16))
     batch = {"data": torch.zeros(labelled, 1, *patch), "target": target, "keys": [""] * labelled}
     if unlabelled:

@@ -14,7 +14,7 @@ class nnUNetTrainerRefinedGANSaturating(nnUNetTrainerRefinedGAN):
 class nnUNetTrainerRefinedGANLetter(nnUNetTrainerRefinedGAN):
     """Eq. 4 to the letter: the Dice loss alone, w1 = 1 and w3 = 0.1 on the two finest outputs, none on the others."""
 
-    basic = "dice"
+    region_loss = "dice"
     generator_form = "saturating"
     adversarial_weights = (0.001, 0.0002)
     basic_weights = (1.0, 0.1)

@@ -7,6 +7,7 @@ Artificial Intelligence in Medicine 2021, doi 10.1016/j.artmed.2021.102109.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,13 +21,14 @@ from nnunet_ext.losses.adversarial import GeneratorForm
 from nnunet_ext.networks.cascade import CascadedNetwork
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.networks.vgg19_unet import VGG19UNet, colours_of
-from nnunet_ext.training.adversarial import AdversarialTrainer
-from nnunet_ext.training.region_loss import BasicLossTrainer
+from nnunet_ext.training.adversarial import AdversarialOptions, AdversarialTrainer
+from nnunet_ext.training.options import Options, option
+from nnunet_ext.training.region_loss import RegionLossTrainer
 from nnunet_ext.training.teacher import bare
 from nnunet_ext.training.vgg19_weights import find_vgg19, read_vgg19
 
 
-class nnUNetTrainerCascaded(BasicLossTrainer):
+class nnUNetTrainerCascaded(RegionLossTrainer):
     """The network of the plans twice: the second one sees the image and the output of the first (section 3.3).
 
     Both are trained end to end, with nnU-Net's loss on the output of the second, deep supervision included.
@@ -50,23 +52,59 @@ class nnUNetTrainerCascaded(BasicLossTrainer):
         return CascadedNetwork(first, second)
 
 
+@dataclass(frozen=True)
+class CascadedGANOptions(AdversarialOptions):
+    """Options of :class:`nnUNetTrainerCascadedGAN`."""
+
+    adversarial_weights: tuple[float, ...] = option(
+        (1 / 150,),
+        "Weight of the adversarial term; the region loss has 1, over all outputs.",
+        "1 beside 150 for the Dice loss (Eq. 1)",
+        at_least=0,
+    )
+    generator_form: GeneratorForm = option("non_saturating", "log(1 - D) or -log D.", "non_saturating (Eq. 1)")
+    conditional: bool = option(True, "Whether the discriminator sees the image beside the maps.", "true (Eq. 2)")
+    # Strides as in pix2pix (Isola et al. 2017), channels a quarter of those, so that a 3D step costs less.
+    discriminator_features: tuple[int, ...] = option(
+        (16, 32, 64, 128), "Channels of all convolutions of the discriminator but the last one.", above=0
+    )
+    discriminator_strides: tuple[int, ...] = option(
+        (2, 2, 2, 1, 1),
+        "Strides of the convolutions of the discriminator.",
+        "not printed; five convolutions (3.4)",
+        above=0,
+    )
+
+
+@dataclass(frozen=True)
+class CascadedVGG19GANOptions(CascadedGANOptions):
+    """Options of :class:`nnUNetTrainerCascadedVGG19GAN`."""
+
+    discriminator_features: tuple[int, ...] = option(
+        (64, 128, 256, 512), "Channels of all convolutions of the discriminator but the last one.", above=0
+    )
+    discriminator_lr: float = option(1e-5, "Learning rate of Adam for the discriminator.", "1e-5 (4.1)", above=0)
+    discriminator_betas: tuple[float, float] = option(
+        (0.9, 0.999), "Betas of Adam for the discriminator.", at_least=0, below=1
+    )
+
+
 class nnUNetTrainerCascadedGAN(AdversarialTrainer, nnUNetTrainerCascaded):
     """The cascade against a discriminator that sees image and segmentation together (Eq. 1 and 2, Fig. 3)."""
 
-    conditional = True
-    # Eq. 1 has 1 for this term and lambda = 150 for the Dice loss, which has 1 here, over all outputs.
-    adversarial_weights: tuple[float, ...] = (1 / 150,)
-    generator_form: GeneratorForm = "non_saturating"  # -log D of Eq. 1
-    # Channels and strides of the five convolutions, which the paper does not print: strides as in pix2pix (Isola et al.
-    # 2017), channels a quarter of those, so that a 3D step costs less.
-    discriminator_features: tuple[int, ...] = (16, 32, 64, 128)
-    discriminator_strides: tuple[int, ...] = (2, 2, 2, 1, 1)
+    options_class: type[Options] = CascadedGANOptions
+    options: CascadedGANOptions
 
     def make_discriminator(self, in_channels: int, spacing: Sequence[float]) -> nn.Module:
         """Five convolutions of kernel 4 with leaky ReLU and batch normalisation."""
-        kernels = [4] * len(self.discriminator_strides)
+        kernels = [4] * len(self.options.discriminator_strides)
         return PatchDiscriminator(
-            in_channels, spacing, self.discriminator_features, kernels, self.discriminator_strides, batch_norm=True
+            in_channels,
+            spacing,
+            self.options.discriminator_features,
+            kernels,
+            self.options.discriminator_strides,
+            batch_norm=True,
         )
 
 
@@ -76,18 +114,13 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
     Without deep supervision, which the paper has not, and with its optimiser.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    _starts_from_imagenet = True
+
+    def configure(self) -> None:
+        """One output, the learning rate of section 4.1."""
+        super().configure()
         self.initial_lr = 1e-5  # section 4.1
         self.enable_deep_supervision = False
-        self._starts_from_imagenet = True
 
     def check_supported(self) -> None:
         """2D patches that four poolings leave something of; the ImageNet weights."""
@@ -152,9 +185,8 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
 class nnUNetTrainerCascadedVGG19GAN(nnUNetTrainerCascadedGAN, nnUNetTrainerCascadedVGG19):
     """Cascade, ImageNet and conditional discriminator, in the paper cGv19pUNet1-1."""
 
-    discriminator_features = (64, 128, 256, 512)
-    discriminator_lr = 1e-5  # section 4.1 names one optimiser, Adam, for all models
-    discriminator_betas = (0.9, 0.999)
+    options_class = CascadedVGG19GANOptions
+    options: CascadedVGG19GANOptions
 
 
 def _drop_unused_heads(network: Any) -> None:

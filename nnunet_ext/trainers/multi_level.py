@@ -7,28 +7,64 @@ Source: Liu, Duan, Zeng, "Learning multi-level structural information for small 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from torch import nn
 from torch.optim import Optimizer
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.distance_maps import AddDistanceMaps
 from nnunet_ext.losses.boundary import boundary_loss_of_logits
 from nnunet_ext.losses.uncertain_points import IMPORTANCE, OVERSAMPLING, draw_points, uncertain_point_loss
-from nnunet_ext.training.base import ExtendedTrainer
 from nnunet_ext.training.deep_supervision import trained_outputs
-from nnunet_ext.training.region_loss import RegionLoss, choose_region_loss
+from nnunet_ext.training.options import Options, option
+from nnunet_ext.training.region_loss import RegionLoss, RegionLossOptions, RegionLossTrainer
 from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch, ramp, step
 
 BoundaryScale = Literal["organ", "mm"]
 
 
-class nnUNetTrainerMLL(ExtendedTrainer):
+@dataclass(frozen=True)
+class MLLOptions(RegionLossOptions):
+    """Options of :class:`nnUNetTrainerMLL`."""
+
+    region_loss: RegionLoss = option(
+        "stock", "E_R: nnU-Net's Dice + CE, its Dice alone, or cross-entropy alone.", "dice (Eq. 5)"
+    )
+    boundary_weight: float = option(
+        1.0, "What alpha rises to; 0 leaves the boundary term out.", "1 (4.1.1)", at_least=0
+    )
+    pixel_weight: float = option(1.0, "What beta rises to; 0 leaves the pixel term out.", "1 (4.1.1)", at_least=0)
+    boundary_scale: BoundaryScale = option(
+        "organ",
+        "What E_B measures distances in: each organ's own mean depth, cut off at one of them, each class scaled by its "
+        "own sum; or mm, the mean of Eq. 6 and 7 to the letter.",
+        "mm (Eq. 6, 7)",
+    )
+    boundary_ramp: float = option(
+        0.25, "Fraction of the run over which alpha rises from 0.", "5 of 20 epochs (4.1.1)", at_least=0, at_most=1
+    )
+    pixel_start: float = option(
+        0.6, "Fraction of the run before the pixel term comes in.", "12 of 20 epochs (4.1.1)", at_least=0, at_most=1
+    )
+    restart_learning_rate: bool = option(
+        False, "Whether the learning rate begins anew when the pixel term comes in.", "true (4.2)"
+    )
+    exact_margin: float = option(
+        10.0, "How far around the bounding box of a class, in mm, the distance maps are exact.", at_least=0
+    )
+    points_per_voxel: float = option(1.0, "N, relative to the voxels of a grid four times coarser.", above=0)
+    oversampling: int = option(OVERSAMPLING, "k: candidates for each point.", "3 (2.4)", at_least=1)
+    importance: float = option(
+        IMPORTANCE, "m: share of the points that are the least certain ones.", "0.75 (2.4)", at_least=0, at_most=1
+    )
+
+
+class nnUNetTrainerMLL(RegionLossTrainer):
     """E_R + alpha * E_B + beta * E_P (Eq. 11), for the fine model alone.
 
     The boundary term acts on the finest output, the pixel term on the deep-supervision output four times coarser, or
@@ -41,26 +77,8 @@ class nnUNetTrainerMLL(ExtendedTrainer):
     prediction; optimiser and schedule are nnU-Net's.
     """
 
-    # E_R. "stock": nnU-Net's own, Dice + CE with deep supervision. "dice": Eq. 5 alone, as in the paper.
-    region_loss: RegionLoss = "stock"
-    # What alpha and beta of Eq. 11 rise to; 0 leaves the term out.
-    boundary_weight: float = 1.0
-    pixel_weight: float = 1.0
-    # What E_B measures distances in. "organ": units of each organ's own mean depth, cut off at one of them, see
-    # nnunet_ext.data.distance_maps.relative_distance, and each class of a batch scaled by its own sum, see
-    # nnunet_ext.losses.boundary.boundary_loss. "mm": the mean of Eq. 6 and 7 to the letter.
-    boundary_scale: BoundaryScale = "organ"
-    # Section 4.1.1: alpha rises by 0.2 an epoch over the first 5 of 20; beta is 0 until epoch 12 of 20.
-    boundary_ramp: float = 0.25
-    pixel_start: float = 0.6
-    # Section 4.2: the learning rate begins anew when the pixel term comes in.
-    restart_learning_rate: bool = False
-    # Around the bounding box of a class, in mm: how far out the distance maps are exact.
-    exact_margin: float = 10.0
-    # N of section 2.4, relative to the voxels of a grid four times coarser than the patch; k and m.
-    points_per_voxel: float = 1.0
-    oversampling: int = OVERSAMPLING
-    importance: float = IMPORTANCE
+    options_class: type[Options] = MLLOptions
+    options: MLLOptions
 
     _point_seed: int | None = None
     _points: tuple[int, torch.Generator] | None = None
@@ -68,51 +86,40 @@ class nnUNetTrainerMLL(ExtendedTrainer):
     @property
     def boundary_factor(self) -> float:
         """Alpha in this epoch."""
-        return self.boundary_weight * ramp(self.current_epoch, self.num_epochs, self.boundary_ramp)
+        return self.options.boundary_weight * ramp(self.current_epoch, self.num_epochs, self.options.boundary_ramp)
 
     @property
     def pixel_factor(self) -> float:
         """Beta in this epoch."""
-        return self.pixel_weight * step(self.current_epoch, self.num_epochs, self.pixel_start)
-
-    def check_supported(self) -> None:
-        """The scale is one there is."""
-        super().check_supported()
-        known = get_args(BoundaryScale)
-        if self.boundary_scale not in known:
-            raise UserError(f"boundary_scale must be one of {', '.join(known)}, got {self.boundary_scale!r}.")
+        return self.options.pixel_weight * step(self.current_epoch, self.num_epochs, self.options.pixel_start)
 
     # ---- nnU-Net's hooks ----
-
-    def _build_loss(self) -> nn.Module:
-        """The region loss."""
-        return choose_region_loss(super()._build_loss(), self.region_loss)
 
     def configure_optimizers(self) -> tuple[Optimizer, Any]:
         """The stock optimiser and schedule, restarted where asked for."""
         optimizer, scheduler = super().configure_optimizers()
-        restart = first_epoch(self.num_epochs, self.pixel_start)
-        if self.restart_learning_rate and self.pixel_weight and restart < self.num_epochs:
+        restart = first_epoch(self.num_epochs, self.options.pixel_start)
+        if self.options.restart_learning_rate and self.options.pixel_weight and restart < self.num_epochs:
             scheduler = RestartingPolyLR(optimizer, self.initial_lr, self.num_epochs, restart)
         return optimizer, scheduler
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
         """The stock augmentation, and the distance maps of its outcome."""
         stock = super().get_training_transforms(*args, **kwargs)
-        if not self.boundary_weight:
+        if not self.options.boundary_weight:
             return stock
         manager = self.label_manager
         labels = None if manager.has_regions else manager.foreground_labels
         spacing = self.configuration_manager.spacing
-        relative = self.boundary_scale == "organ"
-        maps = AddDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin, relative)
+        relative = self.options.boundary_scale == "organ"
+        maps = AddDistanceMaps(spacing, labels, manager.ignore_label, self.options.exact_margin, relative)
         return ComposeTransforms([stock, maps])
 
     def train_step(self, batch: dict) -> dict:
         """One step down Eq. 11."""
         data, target = self.to_device(batch)
         distance = None
-        if self.boundary_weight:
+        if self.options.boundary_weight:
             *target, distance = target
             if not distance.is_floating_point():
                 raise UserError(
@@ -133,7 +140,7 @@ class nnUNetTrainerMLL(ExtendedTrainer):
         if self.pixel_factor:
             terms["pixel"] = self._pixel(outputs, target)
             loss = loss + self.pixel_factor * terms["pixel"]
-        elif self.pixel_weight:
+        elif self.options.pixel_weight:
             terms["pixel"] = torch.zeros_like(region)
         self.network_step(loss)
         return self.step_output(loss, terms)
@@ -142,18 +149,18 @@ class nnUNetTrainerMLL(ExtendedTrainer):
 
     def _boundary(self, logits: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
         """Eq. 6 of the foreground."""
-        relative = self.boundary_scale == "organ"
+        relative = self.options.boundary_scale == "organ"
         return boundary_loss_of_logits(logits, distance, self.label_manager.has_regions, relative)
 
     def _pixel(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Eq. 10 on one of the outputs, see the class."""
         logits = outputs[min(2, trained_outputs(self.loss)[-1])]
         dimensions = logits.ndim - 2
-        number = max(1, round(self.points_per_voxel * math.prod(target.shape[2:]) / 4**dimensions))
-        uncertain = round(self.importance * number)
+        number = max(1, round(self.options.points_per_voxel * math.prod(target.shape[2:]) / 4**dimensions))
+        uncertain = round(self.options.importance * number)
         candidates, others = (
             draw_points(logits.shape[0], drawn, dimensions, logits.device, self._point_generator())
-            for drawn in (self.oversampling * number, number - uncertain)
+            for drawn in (self.options.oversampling * number, number - uncertain)
         )
         manager = self.label_manager
         return uncertain_point_loss(

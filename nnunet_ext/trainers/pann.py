@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -15,19 +16,61 @@ from torch import distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.label_sets import label_values
-from nnunet_ext.losses.partial import VoxelCrossEntropy, complete_target, pseudo_labels
+from nnunet_ext.losses.partial import complete_target, pseudo_labels
 from nnunet_ext.losses.prior import DualStep, DualVariables, mean_prediction
-from nnunet_ext.training.partial_labels import PartialLabelTrainer
+from nnunet_ext.training.options import Options, option
+from nnunet_ext.training.partial_labels import PartialLabelOptions, PartialLabelTrainer
+from nnunet_ext.training.region_loss import RegionLoss, RegionLossOptions, RegionLossTrainer
 from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch
 from nnunet_ext.training.teacher import Teacher
 
-Supervision = Literal["stock", "cross_entropy"]
 PriorSampling = Literal["patches", "volumes"]
 
 
-class nnUNetTrainerPaNN(PartialLabelTrainer):
+@dataclass(frozen=True)
+class PaNNOptions(RegionLossOptions, PartialLabelOptions):
+    """Options of :class:`nnUNetTrainerPaNN`."""
+
+    region_loss: RegionLoss = option(
+        "stock", "J_L and J_P: nnU-Net's Dice + CE, its Dice alone, or cross-entropy alone.", "cross_entropy (Eq. 4, 5)"
+    )
+    partial_weight: float = option(1.0, "lambda1, weight of J_P.", "1 (Eq. 3)", at_least=0)
+    prior_weight: float = option(0.1, "lambda2, weight of J_C.", "0.1 (Eq. 3)", at_least=0)
+    first_stage: float | None = option(
+        None,
+        "Fraction of the run that stage 1 takes; none: the paper's.",
+        "40K of 70K iterations in 2D, 80K of 180K in 3D (4.1)",
+        at_least=0,
+        at_most=1,
+    )
+    refresh_interval: float | None = option(
+        None,
+        "Fraction of the run after which the teacher is made anew; none: the paper's.",
+        "every 10K of those iterations (4.1)",
+        above=0,
+        at_most=1,
+    )
+    # The paper's rate is constant in each stage and ours decays; nnU-Net's own schedule is what stock has.
+    restart_learning_rate: bool = option(False, "Whether the decay begins anew in stage 2.", "true (4.1)")
+    restart_factor: float | None = option(
+        None,
+        "Of the learning rate from the restart on; none: the paper's ratio.",
+        "1e-5 after 2e-5 in 2D, after 5e-4 in 3D (4.1)",
+        above=0,
+    )
+    dual_rate: float = option(2.0, "Learning rate of the ascent, relative to that of the descent.", "2 (4.1)", above=0)
+    # In the plain step the duals of small organs do not move; see DualVariables.
+    dual_step: DualStep = option(
+        "scaled", "How the duals ascend: scaled by the curvature, or Eq. 9 to the letter.", "plain (Eq. 9)"
+    )
+    prior_sampling: PriorSampling = option(
+        "patches", "q from patches drawn as those of training, or from the whole volumes of the fully labelled cases."
+    )
+    prior_patches: int = option(500, "Number of patches that q is taken from.", at_least=1)
+
+
+class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
     """J_L + lambda1 * J_P + lambda2 * J_C (Eq. 3) on one dataset of fully and partially labelled cases.
 
     Stage 1 is stock nnU-Net on the fully labelled cases. In stage 2 a quarter of the samples is partially labelled: a
@@ -40,29 +83,8 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     nnU-Net's.
     """
 
-    # lambda1 and lambda2 of Eq. 3.
-    partial_weight: float = 1.0
-    prior_weight: float = 0.1
-    # Section 4.1: full : partial = 3 : 1.
-    partial_share = 0.25
-    # J_L and J_P. "stock": nnU-Net's own, Dice + CE with deep supervision. "cross_entropy": Eq. 4 and 5.
-    supervision: Supervision = "stock"
-    # Fraction of the run that stage 1 takes. None: section 4.1, 40K of 70K iterations in 2D, 80K of 180K in 3D.
-    first_stage: float | None = None
-    # Fraction of the run after which the teacher is made anew. None: section 4.1, every 10K of those iterations.
-    refresh_interval: float | None = None
-    # Section 4.1: in stage 2 the decay begins anew, from 1e-5: in 2D half of what stage 1 begins with (2e-5), in 3D a
-    # fiftieth (5e-4), where the paper's rate is constant in each stage and ours decays. Off, as nnU-Net's own schedule
-    # is what a comparison with stock has.
-    restart_learning_rate: bool = False
-    restart_factor: float | None = None
-    # Section 4.1: learning rate of the ascent, relative to that of the descent.
-    dual_rate: float = 2.0
-    # "plain" is Eq. 9 to the letter, where the duals of small organs do not move; see DualVariables.
-    dual_step: DualStep = "scaled"
-    # q: "patches", drawn as those of training, or "volumes", the whole of the fully labelled cases.
-    prior_sampling: PriorSampling = "patches"
-    prior_patches: int = 500
+    options_class: type[Options] = PaNNOptions
+    options: PaNNOptions
 
     _teacher: Teacher | None = None
     _duals: DualVariables | None = None
@@ -78,12 +100,18 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
     def _second_stage(self) -> int:
         """First epoch of stage 2."""
         first, second = self._thousands_of_iterations()
-        return first_epoch(self.num_epochs, first / (first + second) if self.first_stage is None else self.first_stage)
+        return first_epoch(
+            self.num_epochs, first / (first + second) if self.options.first_stage is None else self.options.first_stage
+        )
 
     @property
     def _refresh_is_due(self) -> bool:
         """Whether the teacher is to be made anew in this epoch of stage 2."""
-        interval = 10 / sum(self._thousands_of_iterations()) if self.refresh_interval is None else self.refresh_interval
+        interval = (
+            10 / sum(self._thousands_of_iterations())
+            if self.options.refresh_interval is None
+            else self.options.refresh_interval
+        )
         return (self.current_epoch - self._second_stage) % max(1, round(interval * self.num_epochs)) == 0
 
     def _thousands_of_iterations(self) -> tuple[int, int]:
@@ -96,42 +124,20 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
 
     # ---- nnU-Net's hooks ----
 
-    def check_supported(self) -> None:
-        """The options too."""
-        choices_of = {"supervision": Supervision, "prior_sampling": PriorSampling, "dual_step": DualStep}
-        for option, choices in choices_of.items():
-            if getattr(self, option) not in get_args(choices):
-                raise UserError(
-                    f"{option} of {type(self).__name__} must be one of {', '.join(get_args(choices))}, "
-                    f"got {getattr(self, option)!r}."
-                )
-        if not 0 <= (self.first_stage or 0) <= 1 or self.prior_patches < 1:
-            raise UserError(
-                f"first_stage of {type(self).__name__} is a fraction of the run, and prior_patches at least 1; "
-                f"got {self.first_stage} and {self.prior_patches}."
-            )
-        super().check_supported()
-
     def _build_loss(self) -> nn.Module:
-        """The stock loss, or cross-entropy with the stock weights of the outputs."""
+        """The region loss; its Dice is that of each device."""
         loss = super()._build_loss()
-        wrapped = isinstance(loss, DeepSupervisionWrapper)
-        if self.supervision == "cross_entropy":
-            cross_entropy = VoxelCrossEntropy(self.label_manager.ignore_label, self.label_manager.has_regions)
-            if not wrapped:
-                return cross_entropy
-            loss.loss = cross_entropy
-            return loss
-        # Batch Dice over all GPUs would wait for ever for one that has no partial sample in this step.
-        dice = (loss.loss if wrapped else loss).dc
-        getattr(dice, "_orig_mod", dice).ddp = False
+        dice = getattr(loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss, "dc", None)
+        if dice is not None:
+            # Batch Dice over all GPUs would wait for ever for one that has no partial sample in this step.
+            getattr(dice, "_orig_mod", dice).ddp = False
         return loss
 
     def configure_optimizers(self) -> tuple[Optimizer, Any]:
         """The stock optimiser and schedule, begun anew in stage 2 where asked for."""
         optimizer, scheduler = super().configure_optimizers()
-        if self.restart_learning_rate and self._second_stage < self.num_epochs:
-            factor = self.restart_factor
+        if self.options.restart_learning_rate and self._second_stage < self.num_epochs:
+            factor = self.options.restart_factor
             if factor is None:
                 factor = 1e-5 / (2e-5 if len(self.configuration_manager.patch_size) == 2 else 5e-4)
             scheduler = RestartingPolyLR(optimizer, self.initial_lr, self.num_epochs, self._second_stage, factor)
@@ -151,11 +157,11 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         self.mix()
         if self._teacher is None:
             self._teacher = Teacher(self.network, self._do_i_compile())
-        if self._duals is None and self.prior_weight:
+        if self._duals is None and self.options.prior_weight:
             prior = self.estimate_prior()
-            self._duals = DualVariables(prior, self.dual_step)
+            self._duals = DualVariables(prior, self.options.dual_step)
             shown = ", ".join(f"{name} {q:.3g}" for name, q in zip(self.class_names(), prior.tolist(), strict=True))
-            self.print_to_log_file(f"Prior, from {self.prior_sampling} of the fully labelled cases: {shown}")
+            self.print_to_log_file(f"Prior, from {self.options.prior_sampling} of the fully labelled cases: {shown}")
 
     def train_step(self, batch: dict) -> dict:
         """In stage 2 a step of the duals up Eq. 9, then one of the network down Eq. 3 (Algorithm 1)."""
@@ -192,14 +198,14 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
             partial_outputs = [o[partial] for o in outputs]
             if share:
                 terms["J_P"] = self._supervised(partial_outputs, completed)
-                loss = loss + self.partial_weight * share * terms["J_P"]
+                loss = loss + self.options.partial_weight * share * terms["J_P"]
         if self._duals is not None:
             mean = self._mean_prediction(partial_outputs[0], completed[0])
             self._ascend(self._duals, mean.detach(), len(partial))
             if share:
                 terms["J_C"] = self._duals.loss(mean)
                 # Batches hold more and fewer partial samples than their share: lambda2 on average.
-                loss = loss + self.prior_weight * share / self.partial_share * terms["J_C"]
+                loss = loss + self.options.prior_weight * share / self.options.partial_share * terms["J_C"]
             for name, predicted, prior in zip(self.class_names(), mean, self._duals.prior, strict=True):
                 if f"{name}: prior" in terms:
                     terms[f"{name}: prior"] = prior
@@ -211,7 +217,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
 
     def _terms(self) -> list[str]:
         """Names of the curves of stage 2."""
-        if not self.prior_weight:
+        if not self.options.prior_weight:
             return ["J_L", "J_P", "pseudo-labels"]
         organs = [name for name in self.class_names() if name != "background"]
         proportions = [f"{name}: {kind}" for name in organs for kind in ("predicted", "prior")]
@@ -251,7 +257,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         sums = torch.cat([mean * samples, mean.new_full((1,), samples)])
         if self.is_ddp:
             dist.all_reduce(sums)
-        rate = self.dual_rate * self.optimizer.param_groups[0]["lr"]
+        rate = self.options.dual_rate * self.optimizer.param_groups[0]["lr"]
         # Without a sample on any device this is 0 / 0, with which the duals stay as they are: the host need not know.
         duals.ascend(sums[:-1] / sums[-1], min(1.0, rate))
 
@@ -264,7 +270,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         if self._loader is None:
             raise RuntimeError("The prior is estimated with the training loader: call get_dataloaders first.")
         values, ignore_label = self.class_values(), self.label_manager.ignore_label
-        if self.prior_sampling == "volumes":
+        if self.options.prior_sampling == "volumes":
             proportions = self._loader.volume_proportions(values, ignore_label)
         else:
             labels = self.dataset_json["labels"]
@@ -272,7 +278,7 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
                 {value for name in self.annotated[case] for value in label_values(labels[name])}
                 for case in self._loader.partial_cases
             ]
-            proportions = self._loader.patch_proportions(values, annotations, ignore_label, self.prior_patches)
+            proportions = self._loader.patch_proportions(values, annotations, ignore_label, self.options.prior_patches)
         prior = torch.tensor(proportions, dtype=torch.float32, device=self.device)
         if self.is_ddp:  # where the batch is split over devices, each centres another share of its patches on organs
             dist.all_reduce(prior)
@@ -295,8 +301,8 @@ class nnUNetTrainerPaNN(PartialLabelTrainer):
         if "frozen_copy" in state:
             self._teacher = Teacher(self.network, self._do_i_compile())
             self._teacher.load_state_dict(state["frozen_copy"])
-        if "duals" in state and self.prior_weight:
-            self._duals = DualVariables(state["duals"]["prior"].to(self.device), self.dual_step)
+        if "duals" in state and self.options.prior_weight:
+            self._duals = DualVariables(state["duals"]["prior"].to(self.device), self.options.dual_step)
             self._duals.load_state_dict(state["duals"])
 
 

@@ -7,6 +7,7 @@ tomography (CT) images", 2024.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +35,46 @@ from nnunet_ext.data.unlabelled_loader import (
     stop,
 )
 from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, difference_region, sharpen, teaching_loss
-from nnunet_ext.training.dual import NAMES, DualTrainer
+from nnunet_ext.training.dual import NAMES, DualOptions, DualTrainer
+from nnunet_ext.training.options import Options, option
 from nnunet_ext.training.schedules import first_epoch, ramp
+
+
+@dataclass(frozen=True)
+class SDNetOptions(DualOptions):
+    """Options of :class:`nnUNetTrainerSDNet`."""
+
+    difference_weight: float = option(
+        1.0, "Weight of the squared error in the difference region.", "none printed (Eq. 7)", at_least=0
+    )
+    # The region weighs some fifty times as much and, of two classes that a network does not tell apart yet, always
+    # pulls towards the one that is behind: so it goes back and forth between them and never learns to.
+    difference_mean: Literal["all", "region"] = option(
+        "all", "What n of Eq. 6 counts: all voxels, as in Eq. 8, or those of the difference region."
+    )
+    # From the beginning the networks, neither of which tells the classes apart then, take longer to learn to.
+    difference_start: float = option(
+        0.5, "Fraction of the run before the squared error comes in.", "0 (Eq. 7)", at_least=0, below=1
+    )
+    unlabelled_weight: float = option(
+        1.0, "Weight of the unlabelled term; 0: whole batches are labelled.", "none printed (Eq. 8)", at_least=0
+    )
+    # From the beginning they cost half of the labelled samples while pseudo-labels are worth little.
+    unlabelled_start: float = option(
+        0.5,
+        "Fraction of the run on whole batches of labelled samples, before unlabelled ones join.",
+        "0 (Algorithm 1)",
+        at_least=0,
+        below=1,
+    )
+    unlabelled_ramp: float = option(
+        0.0,
+        "Fraction of the run over which the weight of the unlabelled term rises from 0 then.",
+        "0",
+        at_least=0,
+        at_most=1,
+    )
+    temperature: float = option(0.1, "T, by which pseudo-labels are sharpened.", "0.1 (Algorithm 1)", above=0)
 
 
 class nnUNetTrainerSDNet(DualTrainer):
@@ -51,24 +90,8 @@ class nnUNetTrainerSDNet(DualTrainer):
     logits of both networks predicts (the paper does not say which of them does; see ``inference``).
     """
 
-    # Weight of the squared error in the difference region (Eq. 7 gives none).
-    difference_weight: float = 1.0
-    # What n of Eq. 6 counts: "all" voxels, as in Eq. 8, or those of the difference "region". The latter weighs some
-    # fifty times as much and, of two classes that a network does not tell apart yet, always pulls towards the one that
-    # is behind: so it goes back and forth between them and never learns to.
-    difference_mean: Literal["all", "region"] = "all"
-    # Fraction of the run before the squared error comes in. 0: it is there from the beginning, as in the paper, and the
-    # networks, neither of which tells the classes apart then, take longer to learn to, as with "region".
-    difference_start: float = 0.5
-    # Weight of the unlabelled term (Eq. 8; the paper gives none). 0: no unlabelled images, whole batches are labelled.
-    unlabelled_weight: float = 1.0
-    # Fraction of the run on whole batches of labelled samples, before unlabelled ones join. 0: they are there from the
-    # beginning, as in the paper, at the cost of half of the labelled samples while pseudo-labels are worth little.
-    unlabelled_start: float = 0.5
-    # Fraction of the run over which their weight rises from 0 then; 0: constant, as in the paper.
-    unlabelled_ramp: float = 0.0
-    # T of Algorithm 1.
-    temperature: float = 0.1
+    options_class: type[Options] = SDNetOptions
+    options: SDNetOptions
 
     dataloader_train: Any
     _resumed_unlabelled_states: tuple[Any, ...] | None = None
@@ -81,11 +104,11 @@ class nnUNetTrainerSDNet(DualTrainer):
     @property
     def has_unlabelled(self) -> bool:
         """Whether batches of this epoch have unlabelled samples."""
-        return bool(self.unlabelled_weight) and self.current_epoch >= self._first_unlabelled_epoch
+        return bool(self.options.unlabelled_weight) and self.current_epoch >= self._first_unlabelled_epoch
 
     @property
     def _first_unlabelled_epoch(self) -> int:
-        return self._epoch_at(self.unlabelled_start)
+        return self._epoch_at(self.options.unlabelled_start)
 
     def _epoch_at(self, start: float) -> int:
         """The epoch in which what begins after a fraction of the run does, the last one at the latest."""
@@ -110,22 +133,12 @@ class nnUNetTrainerSDNet(DualTrainer):
         return self.batch_size // 2 if self.has_unlabelled else 0
 
     def check_supported(self) -> None:
-        """The options and the batch too."""
+        """The batch too."""
         name = type(self).__name__
         plans = f"{self.preprocessed_dataset_folder_base}/{self.plans_manager.plans_name}.json"
         super().check_supported()
-        if self.temperature <= 0 or self.unlabelled_weight < 0 or self.difference_weight < 0:
-            raise UserError(
-                f"{name} needs a temperature above 0 and weights of at least 0, got temperature {self.temperature}, "
-                f"unlabelled_weight {self.unlabelled_weight} and difference_weight {self.difference_weight}."
-            )
-        for attribute in ("difference_start", "unlabelled_start"):
-            if not 0 <= (start := getattr(self, attribute)) < 1:
-                raise UserError(f"{attribute} of {name} must be at least 0 and below 1, got {start}.")
-        if self.difference_mean not in ("all", "region"):
-            raise UserError(f"difference_mean of {name} must be all or region, got {self.difference_mean!r}.")
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
-        if self.unlabelled_weight and size < 2:
+        if self.options.unlabelled_weight and size < 2:
             raise UserError(
                 f"{name} fills half of a batch with unlabelled samples, for which {size} sample on a device is too "
                 f"few: raise batch_size of configuration {self.configuration_name} in {plans}."
@@ -158,7 +171,7 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     def on_train_start(self) -> None:
         """Start the loaders, that of the unlabelled images too."""
-        if self.unlabelled_weight:
+        if self.options.unlabelled_weight:
             self._unlabelled = self.unlabelled_dataset()  # what is missing is said before anything is built
             self._warn_of_later_images(self._unlabelled)
             if not self.has_unlabelled:
@@ -179,7 +192,7 @@ class nnUNetTrainerSDNet(DualTrainer):
         training, validation = super().get_dataloaders()
         if self.has_unlabelled and not self._unlabelled_join_now:
             training = JoinedBatches(training, self._start_unlabelled_loader(), self.labelled_batch_size)
-        elif self.unlabelled_weight and get_allowed_n_proc_DA():
+        elif self.options.unlabelled_weight and get_allowed_n_proc_DA():
             self._waiting = self._start_unlabelled_loader()
         return training, validation
 
@@ -198,7 +211,7 @@ class nnUNetTrainerSDNet(DualTrainer):
         if self.has_unlabelled and not self._unlabelled_join_now:
             return self._loader_of_halves(dataset)
         whole: nnUNetDataLoader = super().make_training_loader(dataset)
-        if not self.unlabelled_weight:
+        if not self.options.unlabelled_weight:
             return whole
         self._switched = SwitchedLoader(whole, self._loader_of_halves(dataset))
         return self._switched
@@ -267,7 +280,7 @@ class nnUNetTrainerSDNet(DualTrainer):
         """The stock validation; for a next stage unlabelled images are predicted too."""
         super().perform_actual_validation(save_probabilities)
         stages = self.configuration_manager.next_stage_names or []
-        if not stages or not self.unlabelled_weight:
+        if not stages or not self.options.unlabelled_weight:
             return
         try:
             dataset = self.unlabelled_dataset()
@@ -318,13 +331,13 @@ class nnUNetTrainerSDNet(DualTrainer):
     @property
     def difference_factor(self) -> float:
         """Weight of the squared error in the difference region in this epoch."""
-        return self.difference_weight * (self.current_epoch >= self._epoch_at(self.difference_start))
+        return self.options.difference_weight * (self.current_epoch >= self._epoch_at(self.options.difference_start))
 
     @property
     def unlabelled_factor(self) -> float:
         """Weight of the unlabelled term in this epoch."""
-        return self.unlabelled_weight * ramp(
-            self.current_epoch - self._first_unlabelled_epoch, self.num_epochs, self.unlabelled_ramp
+        return self.options.unlabelled_weight * ramp(
+            self.current_epoch - self._first_unlabelled_epoch, self.num_epochs, self.options.unlabelled_ramp
         )
 
     def train_step(self, batch: dict) -> dict:
@@ -346,7 +359,7 @@ class nnUNetTrainerSDNet(DualTrainer):
 
         difference = difference_region(with_label[0].detach(), with_label[1].detach(), regions)
         difference = difference if known is None else difference & known
-        counted = known if self.difference_mean == "all" else difference
+        counted = known if self.options.difference_mean == "all" else difference
         mistakes = [difference_loss(logits, truth, difference, regions, counted) for logits in with_label]
         dice = self._dice_losses(with_label, truth, known, regions)
         first_teaches = dice[0] < dice[1]
@@ -361,7 +374,7 @@ class nnUNetTrainerSDNet(DualTrainer):
             without = [logits[labelled:] for logits in finest]
             with torch.no_grad():
                 teacher = torch.where(first_teaches, without[0], without[1])
-                pseudo_label = sharpen(teacher, self.temperature, regions)
+                pseudo_label = sharpen(teacher, self.options.temperature, regions)
             # Who is taught is decided on the device: the host need not wait for it.
             taught = [(~first_teaches).float(), first_teaches.float()]
             lessons = [taught[i] * self.lesson(without[i], pseudo_label) for i in range(2)]

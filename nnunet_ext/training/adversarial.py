@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,48 +17,65 @@ from nnunet_ext.losses.adversarial import GeneratorForm, GeneratorLoss, discrimi
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork
 from nnunet_ext.training.deep_supervision import trained_outputs
-from nnunet_ext.training.region_loss import BasicLossTrainer
+from nnunet_ext.training.options import Options, option
+from nnunet_ext.training.region_loss import RegionLossOptions, RegionLossTrainer
 
 
-class AdversarialTrainer(BasicLossTrainer):
+@dataclass(frozen=True)
+class AdversarialOptions(RegionLossOptions):
+    """Options of :class:`AdversarialTrainer`."""
+
+    adversarial_weights: tuple[float, ...] = option(
+        (0.001,), "Weight of the adversarial term of each discriminated output, finest first.", at_least=0
+    )
+    generator_form: GeneratorForm = option(
+        "saturating",
+        "log(1 - D), whose gradient vanishes while the discriminator is sure, or -log D, whose gradient does not.",
+    )
+    conditional: bool = option(False, "Whether the discriminators see the image beside the maps.")
+    basic_weights: tuple[float, ...] | None = option(
+        None,
+        "Weights of the region loss on the outputs, finest first, zero for the rest; none: nnU-Net's falling weights.",
+        at_least=0,
+    )
+    basic_weight_of_last: float = option(
+        0.1,
+        "Weight, relative to the finest output, of one that a discriminator judges and nnU-Net gives none.",
+        above=0,
+    )
+    discriminator_lr: float = option(2e-4, "Learning rate of Adam for the discriminators.", above=0)
+    discriminator_betas: tuple[float, float] = option(
+        (0.5, 0.999), "Betas of Adam for the discriminators.", at_least=0, below=1
+    )
+
+
+class AdversarialTrainer(RegionLossTrainer):
     """A discriminator for each of the finest outputs judges whether it looks like a ground truth.
 
     Each iteration: one forward pass of the network, a step of the discriminator on its detached output, a step of
     the network with the discriminator frozen. The discriminators are no part of inference.
     """
 
-    # Weight of the adversarial term of each discriminated output.
-    adversarial_weights: tuple[float, ...]
-    # log(1 - D), "saturating", whose gradient vanishes while the discriminator is sure of itself, or -log D,
-    # "non_saturating", whose gradient does not.
-    generator_form: GeneratorForm
-    # Whether the discriminators see the image beside the maps.
-    conditional: bool = False
-    # Weights of the basic loss on the outputs, finest first, zero for the rest; None: nnU-Net's falling weights.
-    basic_weights: tuple[float, ...] | None = None
-    # nnU-Net gives the last of its outputs no weight. One that a discriminator judges needs a basic loss, or it learns
-    # from its adversarial term alone: its weight relative to that of the finest output, w3 of Lian et al. 2025, Eq. 4.
-    basic_weight_of_last: float = 0.1
-    # Adam for the discriminators.
-    discriminator_lr: float = 2e-4
-    discriminator_betas: tuple[float, float] = (0.5, 0.999)
+    options_class: type[Options] = AdversarialOptions
+    options: AdversarialOptions
 
     def check_supported(self) -> None:
         """Every discriminated output must exist."""
         super().check_supported()
         outputs = len(self._get_deep_supervision_scales()) if self.enable_deep_supervision else 1
-        if outputs < len(self.adversarial_weights):
+        judged = len(self.options.adversarial_weights)
+        if outputs < judged:
             raise UserError(
-                f"{type(self).__name__} needs {len(self.adversarial_weights)} output(s) of deep supervision, but "
+                f"{type(self).__name__} needs {judged} output(s) of deep supervision, but "
                 f"configuration {self.configuration_name} has {outputs}: use plans with more resolution stages and "
                 "deep supervision on, or a trainer with fewer discriminators (nnUNetTrainerAuxiliaryGAN, "
                 "nnUNetTrainer)."
             )
-        judged = len(self.adversarial_weights)
-        if self.basic_weights is not None and not all([*self.basic_weights, *[0.0] * judged][:judged]):
+        weights = self.options.basic_weights
+        if weights is not None and not all([*weights, *[0.0] * judged][:judged]):
             raise UserError(
                 f"basic_weights of {type(self).__name__} must be above 0 for the {judged} output(s) that "
-                f"discriminators judge, or these learn from the adversarial term alone; got {self.basic_weights}."
+                f"discriminators judge, or these learn from the adversarial term alone; got {weights}."
             )
 
     def make_discriminator(self, in_channels: int, spacing: Sequence[float]) -> nn.Module:
@@ -66,16 +84,16 @@ class AdversarialTrainer(BasicLossTrainer):
 
     def build_auxiliary(self) -> dict[str, AuxiliaryNetwork]:
         """One discriminator of the same design for each discriminated output."""
-        self.adversarial_loss = GeneratorLoss(self.generator_form)
+        self.adversarial_loss = GeneratorLoss(self.options.generator_form)
         scales = self._get_deep_supervision_scales() or [[1.0] * len(self.configuration_manager.patch_size)]
-        optimizer = partial(torch.optim.Adam, lr=self.discriminator_lr, betas=self.discriminator_betas)
+        optimizer = partial(torch.optim.Adam, lr=self.options.discriminator_lr, betas=self.options.discriminator_betas)
         networks = {}
-        for i in range(len(self.adversarial_weights)):
+        for i in range(len(self.options.adversarial_weights)):
             spacing = [s / scale for s, scale in zip(self.configuration_manager.spacing, scales[i], strict=True)]
-            channels = self.label_manager.num_segmentation_heads + self.conditional * self.num_input_channels
+            channels = self.label_manager.num_segmentation_heads + self.options.conditional * self.num_input_channels
             module = self.make_discriminator(channels, spacing)
             networks[f"discriminator_{i + 1}"] = self.make_auxiliary(
-                module, optimizer, self.discriminator_lr, may_compile=False, mixed_precision=False
+                module, optimizer, self.options.discriminator_lr, may_compile=False, mixed_precision=False
             )
         return networks
 
@@ -85,13 +103,13 @@ class AdversarialTrainer(BasicLossTrainer):
         if not self.enable_deep_supervision:
             return loss
         weights = list(loss.weight_factors)
-        if self.basic_weights is not None:
+        if self.options.basic_weights is not None:
             # DDP without compile wants every output to reach the loss: nnU-Net's own remedy.
             rest = 1e-6 if self.is_ddp and not self._do_i_compile() else 0.0
-            loss.weight_factors = (*self.basic_weights, *[rest] * len(weights))[: len(weights)]
+            loss.weight_factors = (*self.options.basic_weights, *[rest] * len(weights))[: len(weights)]
             return loss
-        for i in set(range(len(self.adversarial_weights))) - set(trained_outputs(loss)):
-            weights[i] = self.basic_weight_of_last * weights[0]
+        for i in set(range(len(self.options.adversarial_weights))) - set(trained_outputs(loss)):
+            weights[i] = self.options.basic_weight_of_last * weights[0]
         loss.weight_factors = tuple(weights)
         return loss
 
@@ -104,7 +122,7 @@ class AdversarialTrainer(BasicLossTrainer):
 
     def _shown(self, maps: tuple[torch.Tensor, torch.Tensor], data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What a discriminator sees: ground truth and prediction (B, C, *spatial), with the image if conditional."""
-        if not self.conditional:
+        if not self.options.conditional:
             return maps
         image = data.float()
         if image.shape[2:] != maps[0].shape[2:]:
@@ -120,7 +138,7 @@ class AdversarialTrainer(BasicLossTrainer):
             # From here on the discriminated outputs are float32: the gradients of all terms are summed in float32
             # before they go back into half precision, where the small adversarial ones alone would vanish.
             if self.enable_deep_supervision:
-                judged = len(self.adversarial_weights)
+                judged = len(self.options.adversarial_weights)
                 outputs = [output.float() if i < judged else output for i, output in enumerate(outputs)]
             else:
                 outputs = outputs.float()
@@ -130,7 +148,7 @@ class AdversarialTrainer(BasicLossTrainer):
         loss = basic
         terms = {"basic": basic}
         for i, (weight, (name, discriminator)) in enumerate(
-            zip(self.adversarial_weights, self.auxiliary.items(), strict=True)
+            zip(self.options.adversarial_weights, self.auxiliary.items(), strict=True)
         ):
             # The discriminators run outside autocast, in float32.
             real, fake = self._shown(self._discriminator_inputs(*scales[i]), data)

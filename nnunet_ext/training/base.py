@@ -97,7 +97,7 @@ class ExtendedTrainer(nnUNetTrainer):
         scheduler: SchedulerFactory | None = None,
         mixed_precision: bool = True,
     ) -> AuxiliaryNetwork:
-        """Make a auxiliary network on this trainer's device.
+        """Make an auxiliary network on this trainer's device.
 
         ``may_compile``: use ``torch.compile`` where nnU-Net does. ``scheduler``: makes the learning rate schedule;
         default: nnU-Net's, from ``initial_lr``. ``mixed_precision``: it runs under :meth:`autocast`.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,11 +22,35 @@ from nnunet_ext.training.base import AUXILIARY, MAX_GRADIENT_NORM
 from nnunet_ext.training.checkpoint import EXTENSION_KEY
 from nnunet_ext.training.hard_counts import hard_counts
 from nnunet_ext.training.loaders import OwnLoadersTrainer
+from nnunet_ext.training.options import Options, option
 from nnunet_ext.training.teacher import bare
 
 Inference = Literal["mean", "first", "second", "best"]
 NAMES = ("first", "second")
 _SECOND = "second_network"  # the auxiliary network that held it in checkpoints of earlier versions
+
+
+@dataclass(frozen=True)
+class DualOptions(Options):
+    """Options of :class:`DualTrainer`."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"dice_memory": "dice_momentum"}
+
+    # "best" is chosen when the validation of an epoch begins, by those before, and holds for it and for the checkpoints
+    # that follow from it: so a checkpoint predicts as the network does whose score it was kept for. First: the mean.
+    inference: Inference = option(
+        "mean", "Whose prediction counts: the mean of both, one of them, or the one with the better pseudo Dice."
+    )
+    dice_momentum: float = option(
+        0.9,
+        "Weight of the past in the running mean of the pseudo Dice by which best chooses; nnU-Net's own.",
+        at_least=0,
+        below=1,
+    )
+    first_from: str = option(
+        "",
+        "Checkpoint file of stock nnU-Net, or of one network of these plans, that the first network starts from.",
+    )
 
 
 class DualTrainer(OwnLoadersTrainer):
@@ -36,14 +61,8 @@ class DualTrainer(OwnLoadersTrainer):
     both networks, in the final validation their mean.
     """
 
-    # Whose prediction counts: the mean of both, one of them, or the one with the better pseudo Dice in validation.
-    # "best" is chosen when the validation of an epoch begins, by those before, and holds for it and for the checkpoints
-    # that follow from it: so a checkpoint predicts as the network does whose score it was kept for. First: the mean.
-    inference: Inference = "mean"
-    # Weight of the past in the running mean of the pseudo Dice by which "best" chooses; that of nnU-Net's own.
-    dice_momentum: float = 0.9
-    # File of a checkpoint of stock nnU-Net, or of one network of the same plans, that the first network starts from.
-    first_from: str = ""
+    options_class: type[Options] = DualOptions
+    options: DualOptions
 
     network: Any
     loss: Any
@@ -86,8 +105,8 @@ class DualTrainer(OwnLoadersTrainer):
         dual = self.dual
         dual.separate = True
         dual.set_weights(self.shares)
-        if self.first_from and not self._resumes:
-            load_pretrained_weights(dual.first, self.first_from, verbose=self.local_rank == 0)
+        if self.options.first_from and not self._resumes:
+            load_pretrained_weights(dual.first, self.options.first_from, verbose=self.local_rank == 0)
 
     @property
     def dual(self) -> DualNetwork:
@@ -103,9 +122,9 @@ class DualTrainer(OwnLoadersTrainer):
     @property
     def shares(self) -> tuple[float, float]:
         """Weights of the two networks in inference."""
-        if self.inference == "best" and self._best is not None:
+        if self.options.inference == "best" and self._best is not None:
             return (0.0, 1.0) if self._best else (1.0, 0.0)
-        return {"first": (1.0, 0.0), "second": (0.0, 1.0)}.get(self.inference, (0.5, 0.5))
+        return {"first": (1.0, 0.0), "second": (0.0, 1.0)}.get(self.options.inference, (0.5, 0.5))
 
     @contextmanager
     def combined(self) -> Iterator[None]:
@@ -130,14 +149,10 @@ class DualTrainer(OwnLoadersTrainer):
     # ---- checks ----
 
     def check_supported(self) -> None:
-        """Whose prediction counts, and the network of the plans."""
+        """The network of the plans must have a counterpart."""
         super().check_supported()
         name = type(self).__name__
         plans = f"{self.preprocessed_dataset_folder_base}/{self.plans_manager.plans_name}.json"
-        if self.inference not in get_args(Inference):
-            raise UserError(
-                f"inference of {name} must be one of {', '.join(get_args(Inference))}, got {self.inference!r}."
-            )
         network = self.configuration_manager.network_arch_class_name
         if residual_counterpart(network, self.configuration_manager.network_arch_init_kwargs) is None:
             raise UserError(
@@ -193,7 +208,9 @@ class DualTrainer(OwnLoadersTrainer):
             self._pseudo_dice = dice
         else:
             pairs = zip(self._pseudo_dice, dice, strict=True)
-            self._pseudo_dice = [self.dice_momentum * old + (1 - self.dice_momentum) * new for old, new in pairs]
+            self._pseudo_dice = [
+                self.options.dice_momentum * old + (1 - self.options.dice_momentum) * new for old, new in pairs
+            ]
         self.print_to_log_file(
             "pseudo Dice of each network:", ", ".join(f"{n} {d:.4f}" for n, d in zip(NAMES, dice, strict=True))
         )
@@ -201,7 +218,9 @@ class DualTrainer(OwnLoadersTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """The stock validation, of the combination."""
         chosen = [name for name, share in zip(NAMES, self.shares, strict=True) if share]
-        self.print_to_log_file(f"Prediction by the {' and the '.join(chosen)} network (inference: {self.inference}).")
+        self.print_to_log_file(
+            f"Prediction by the {' and the '.join(chosen)} network (inference: {self.options.inference})."
+        )
         with self.combined():
             super().perform_actual_validation(save_probabilities)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import distributed as dist
@@ -11,6 +12,20 @@ from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.label_sets import KEY, annotated_labels, foreground_names, label_values
 from nnunet_ext.data.mixed_loader import MixedDataLoader
 from nnunet_ext.training.loaders import OwnLoadersTrainer
+from nnunet_ext.training.options import Options, option
+
+
+@dataclass(frozen=True)
+class PartialLabelOptions(Options):
+    """Options of :class:`PartialLabelTrainer`."""
+
+    partial_share: float = option(
+        0.25,
+        "Share of partially labelled samples in a mixed batch, on average.",
+        "full : partial = 3 : 1 (4.1)",
+        above=0,
+        below=1,
+    )
 
 
 class PartialLabelTrainer(OwnLoadersTrainer):
@@ -19,8 +34,8 @@ class PartialLabelTrainer(OwnLoadersTrainer):
     The labels come from ``dataset.json["annotated_labels"]``; a batch tells its cases by ``batch["keys"]``.
     """
 
-    # Share of partially labelled samples in a batch, on average, once mix() is called.
-    partial_share: float = 0.25
+    options_class: type[Options] = PartialLabelOptions
+    options: PartialLabelOptions
 
     _annotated: dict[str, frozenset[str]] | None = None
     _loader: MixedDataLoader | None = None
@@ -54,7 +69,7 @@ class PartialLabelTrainer(OwnLoadersTrainer):
     def mix(self) -> None:
         """Let partially labelled samples into the batches from now on."""
         if self._loader is not None:
-            self._loader.partial_share = self.partial_share
+            self._loader.partial_share = self.options.partial_share
 
     def mixes(self) -> bool:
         """Whether the loader is to mix from its first batch on; asked when it is made."""
@@ -78,9 +93,10 @@ class PartialLabelTrainer(OwnLoadersTrainer):
         super().check_supported()
         name, folder = type(self).__name__, self.preprocessed_dataset_folder_base
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
-        if not 0 < self.partial_share < 1 or math.ceil(size * self.partial_share) >= size:
+        share = self.options.partial_share
+        if math.ceil(size * share) >= size:
             raise UserError(
-                f"{name} makes {self.partial_share:g} of a batch partially and the rest fully labelled, for which "
+                f"{name} makes {share:g} of a batch partially and the rest fully labelled, for which "
                 f"{size} sample(s) on a device are too few: raise batch_size of configuration "
                 f"{self.configuration_name} in {folder}/{self.plans_manager.plans_name}.json."
             )

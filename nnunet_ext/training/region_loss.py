@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import nn
 
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.labels import LabelLayout
+from nnunet_ext.losses.partial import VoxelCrossEntropy
 from nnunet_ext.training.base import ExtendedTrainer
+from nnunet_ext.training.options import Options, option
 
-RegionLoss = Literal["stock", "dice"]
-Loss = TypeVar("Loss", bound=nn.Module)
+RegionLoss = Literal["stock", "dice", "cross_entropy"]
 
 
-def choose_region_loss(stock: Loss, choice: RegionLoss) -> Loss:
-    """Keep nnU-Net's loss (Dice + CE) as it is, or only its Dice term; changes and returns ``stock``.
+def choose_region_loss(stock: Any, choice: RegionLoss, layout: LabelLayout) -> Any:
+    """Keep nnU-Net's loss (Dice + CE) as it is, or one of its terms.
 
     Args:
-        stock: what ``nnUNetTrainer._build_loss`` returned.
-        choice: "stock" or "dice".
+        stock: what ``nnUNetTrainer._build_loss`` returned; may be changed.
+        choice: "stock", "dice" (its Dice term alone) or "cross_entropy" (the mean over voxels).
+        layout: of the labels.
 
-    Raises:
-        UserError: another choice.
+    Returns:
+        The loss, with the weights of the outputs that ``stock`` has.
     """
-    if choice not in get_args(RegionLoss):
-        raise UserError(f"The region loss must be one of {', '.join(get_args(RegionLoss))}, got {choice!r}.")
+    wrapped = isinstance(stock, DeepSupervisionWrapper)
     if choice == "dice":
-        region_loss = stock.loss if isinstance(stock, DeepSupervisionWrapper) else stock
-        region_loss.weight_ce = 0
+        (stock.loss if wrapped else stock).weight_ce = 0
+    elif choice == "cross_entropy":
+        cross_entropy = VoxelCrossEntropy(layout.ignore_label, layout.regions)
+        if not wrapped:
+            return cross_entropy
+        stock.loss = cross_entropy
     return stock
 
 
-class BasicLossTrainer(ExtendedTrainer):
-    """A trainer whose basic loss is nnU-Net's or its Dice term."""
+@dataclass(frozen=True)
+class RegionLossOptions(Options):
+    """Options of :class:`RegionLossTrainer`."""
 
-    # "stock": nnU-Net's region loss (Dice + CE). "dice": its Dice loss alone.
-    basic: RegionLoss = "stock"
+    RENAMED: ClassVar[Mapping[str, str]] = {"basic": "region_loss", "supervision": "region_loss"}
+
+    region_loss: RegionLoss = option(
+        "stock",
+        "What the terms of the paper are added to: nnU-Net's Dice + CE, its Dice alone, or cross-entropy alone.",
+    )
+
+
+class RegionLossTrainer(ExtendedTrainer):
+    """A trainer whose region loss is nnU-Net's or one of its terms."""
+
+    options_class: type[Options] = RegionLossOptions
+    options: RegionLossOptions
 
     def _build_loss(self) -> nn.Module:
         """The chosen loss."""
-        return choose_region_loss(super()._build_loss(), self.basic)
+        return choose_region_loss(super()._build_loss(), self.options.region_loss, self.label_layout)

@@ -22,7 +22,7 @@ def reference_step(trainer, batch):
         outputs, targets = [outputs], [targets]
     terms = {"basic": total.item()}
     manager = trainer.label_manager
-    for i, (weight, discriminator) in enumerate(zip(trainer.adversarial_weights, discriminators, strict=True)):
+    for i, (weight, discriminator) in enumerate(zip(trainer.options.adversarial_weights, discriminators, strict=True)):
         target = targets[i]
         if manager.has_regions:
             fake = torch.sigmoid(outputs[i])
@@ -33,7 +33,7 @@ def reference_step(trainer, batch):
             annotated = target != manager.ignore_label if manager.has_ignore_label else torch.ones_like(target)
             real = torch.stack([(target[:, 0] == c).float() for c in range(fake.shape[1])], 1)
         fake, real = fake * annotated, real * annotated
-        if trainer.conditional:
+        if trainer.options.conditional:
             image = functional.adaptive_avg_pool3d if batch["data"].ndim == 5 else functional.adaptive_avg_pool2d
             seen = image(batch["data"], fake.shape[2:])
             fake, real = torch.cat([seen, fake], 1), torch.cat([seen, real], 1)
@@ -43,13 +43,13 @@ def reference_step(trainer, batch):
             - torch.log(1 - torch.sigmoid(discriminator(fake.detach()))).mean()
         )
         terms[f"discriminator_{i + 1}"] = loss.item()
-        betas, rate = trainer.discriminator_betas, trainer.discriminator_lr
+        betas, rate = trainer.options.discriminator_betas, trainer.options.discriminator_lr
         optimizer = torch.optim.Adam(discriminator.parameters(), rate, betas)
         loss.backward()
         optimizer.step()
         discriminator.requires_grad_(False)  # its gradient stays that of Eq. 5
         judged = torch.sigmoid(discriminator(fake))
-        saturating = trainer.generator_form == "saturating"
+        saturating = trainer.options.generator_form == "saturating"
         term = torch.log(1 - judged).mean() if saturating else -torch.log(judged).mean()
         terms[f"adversarial_{i + 1}"] = term.item()
         total = total + weight * term
@@ -88,4 +88,4 @@ def assert_step_is_the_equation(trainer):
             assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-7)  # of Eq. 5 alone, not of Eq. 4
             clear = q.grad.abs() > 1e-5  # Adam's first step is the rate, with the sign of the gradient
             assert clear.any()
-            assert torch.allclose(p[clear], q[clear], atol=0.1 * trainer.discriminator_lr)
+            assert torch.allclose(p[clear], q[clear], atol=0.1 * trainer.options.discriminator_lr)

@@ -67,7 +67,7 @@ def test_a_step_is_equations_1_and_2(dataset, setting):
 
 
 def test_equation_1_with_lambda_150(dataset):
-    trainer = build(dataset, GAN, basic="dice", enable_deep_supervision=False)
+    trainer = build(dataset, GAN, region_loss="dice", enable_deep_supervision=False)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(False)
     batch = random_batch(trainer)
@@ -82,7 +82,7 @@ def test_equation_1_with_lambda_150(dataset):
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("name", [CASCADED, VGG])
 def test_the_paper_s_loss_without_discriminator(dataset, name):
-    trainer = build(dataset, name, "2d", basic="dice", enable_deep_supervision=False)
+    trainer = build(dataset, name, "2d", region_loss="dice", enable_deep_supervision=False)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(False)
     batch = random_batch(trainer)

@@ -30,7 +30,7 @@ def batch_with_distances(trainer):
     manager = trainer.label_manager
     labels = None if manager.has_regions else manager.foreground_labels
     spacing = trainer.configuration_manager.spacing
-    relative = trainer.boundary_scale == "organ"
+    relative = trainer.options.boundary_scale == "organ"
     maps = [signed_distance_maps(t.numpy(), spacing, labels, manager.ignore_label, 10.0, relative) for t in targets[0]]
     return {**batch, "target": [*targets, torch.stack(maps)]}
 
@@ -54,17 +54,17 @@ def test_a_step_is_equation_11(dataset, setting):
     region = trainer.loss(outputs, targets if trainer.enable_deep_supervision else targets[0])
     outputs = outputs if trainer.enable_deep_supervision else [outputs]
     foreground = torch.sigmoid(outputs[0]) if manager.has_regions else torch.softmax(outputs[0], 1)[:, 1:]
-    boundary = boundary_loss(foreground, distance, relative=trainer.boundary_scale == "organ")
+    boundary = boundary_loss(foreground, distance, relative=trainer.options.boundary_scale == "organ")
     coarse = outputs[0]  # of three resolutions, two outputs, of which nnU-Net gives the second no weight
-    number = round(trainer.points_per_voxel * np.prod(coarse.shape[2:]) / 4 ** (coarse.ndim - 2))
+    number = round(trainer.options.points_per_voxel * np.prod(coarse.shape[2:]) / 4 ** (coarse.ndim - 2))
     points = torch.Generator().set_state(trainer._point_generator().get_state())
-    uncertain = round(trainer.importance * number)
+    uncertain = round(trainer.options.importance * number)
     candidates = draw_points(2, 3 * number, coarse.ndim - 2, trainer.device, points)
     others = draw_points(2, number - uncertain, coarse.ndim - 2, trainer.device, points)
     pixel = uncertain_point_loss(
         coarse, targets[0], candidates, others, uncertain, manager.ignore_label, manager.has_regions
     )
-    total = region + trainer.boundary_weight * boundary + trainer.pixel_weight * pixel
+    total = region + trainer.options.boundary_weight * boundary + trainer.options.pixel_weight * pixel
     total.backward()
 
     output = trainer.train_step(batch)
@@ -182,7 +182,9 @@ def test_distance_maps_are_those_of_the_augmented_target(dataset, monkeypatch):
     *targets, distance = batch["target"]
     spacing = trainer.configuration_manager.spacing
     for b in range(2):
-        expected = signed_distance_maps(targets[0][b].numpy(), spacing, [1, 2], None, trainer.exact_margin, True)
+        expected = signed_distance_maps(
+            targets[0][b].numpy(), spacing, [1, 2], None, trainer.options.exact_margin, True
+        )
         assert torch.equal(distance[b], expected)
     assert distance.any()
     assert len(next(validation)["target"]) == len(targets)  # validation is that of stock nnU-Net

@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.losses.prior import DualVariables
 from nnunet_ext.plugin.lookup import find_trainer
+from nnunet_ext.training.options import changed
 from nnunet_ext.training.teacher import Teacher
 from tests.training.building import REGIONS, assert_loads_into_stock, build, cascade, random_batch, residual, run_epochs
 
@@ -23,8 +24,8 @@ SETTINGS = {
     "regions": {"labels": REGIONS},
     "regions with ignore label": {"labels": {**REGIONS, "ignore": 3}},
     "no deep supervision": {"enable_deep_supervision": False},
-    "cross-entropy": {"supervision": "cross_entropy"},
-    "cross-entropy, no deep supervision": {"supervision": "cross_entropy", "enable_deep_supervision": False},
+    "cross-entropy": {"region_loss": "cross_entropy"},
+    "cross-entropy, no deep supervision": {"region_loss": "cross_entropy", "enable_deep_supervision": False},
     "weights": {"partial_weight": 0.3, "prior_weight": 0.7, "partial_share": 0.4, "dual_rate": 5.0},
     "plain duals": {"dual_step": "plain"},
 }
@@ -57,9 +58,9 @@ def ready(dataset, name=PANN, epoch=12, **options):
         for parameter in other.parameters():
             parameter.mul_(1.5)
     trainer._teacher = Teacher(other)
-    if trainer.prior_weight:
+    if trainer.options.prior_weight:
         prior = torch.tensor([0.7, 0.25, 0.05][-len(trainer.class_names()) :])
-        trainer._duals = DualVariables(prior, trainer.dual_step)
+        trainer._duals = DualVariables(prior, trainer.options.dual_step)
         trainer._duals.ascend(1.2 * prior, 0.3)
     return trainer
 
@@ -120,8 +121,8 @@ def test_a_step_is_equation_3(dataset, setting):
         known = targets[0][:1, -1:] == 0 if manager.has_regions else targets[0][:1] != 3
     p = torch.stack([c[known[0, 0]].mean() for c in probabilities[0]])
     q = duals.prior
-    rate = trainer.dual_rate * 0.01
-    if trainer.dual_step == "plain":
+    rate = trainer.options.dual_rate * 0.01
+    if trainer.options.dual_step == "plain":
         nu = duals.nu + rate * q * (p.detach() + 1 / duals.nu)
         mu = duals.mu + rate * (1 - q) * (1 - p.detach() + 1 / duals.mu)
     else:
@@ -129,8 +130,8 @@ def test_a_step_is_equation_3(dataset, setting):
         mu = -1 / ((1 - rate) * (-1 / duals.mu) + rate * (1 - p.detach()))
     entropy = (q * torch.log(q) + (1 - q) * torch.log(1 - q)).sum()
     prior = (q * (p * nu + 1 + torch.log(-nu)) + (1 - q) * ((1 - p) * mu + 1 + torch.log(-mu))).sum() + entropy
-    total = 0.5 * full + trainer.partial_weight * 0.5 * partial
-    total = total + trainer.prior_weight * 0.5 / trainer.partial_share * prior
+    total = 0.5 * full + trainer.options.partial_weight * 0.5 * partial
+    total = total + trainer.options.prior_weight * 0.5 / trainer.options.partial_share * prior
     total.backward()
 
     output = trainer.train_step(batch)
@@ -245,7 +246,7 @@ def test_the_copy_stays_frozen_until_it_is_due(dataset):
         weights.append(None if trainer._teacher is None else next(trainer._teacher.module.parameters()).clone())
     assert weights[0] is None  # stage 2 begins with epoch 8 of 18
     assert not torch.equal(weights[1], weights[2])  # every epoch, in a run of 18
-    trainer.refresh_interval = 0.5
+    trainer.options = changed(trainer.options, refresh_interval=0.5)
     trainer.current_epoch = 11
     trainer.on_train_epoch_start()
     assert torch.equal(next(trainer._teacher.module.parameters()), weights[3])
@@ -271,11 +272,11 @@ def test_the_learning_rate_restarts_where_asked_for(dataset, configuration, name
     rest = epochs - second
     assert np.allclose(rates[:second], 0.01 * (1 - np.arange(second) / epochs) ** 0.9)
     assert np.allclose(rates[second:], factor * 0.01 * (1 - np.arange(rest) / rest) ** 0.9)
-    assert not made(dataset).restart_learning_rate
+    assert not made(dataset).options.restart_learning_rate
 
 
 def test_the_weights_are_the_paper_s():
-    pann = find_trainer("nnUNetTrainerPaNN")
+    pann = find_trainer("nnUNetTrainerPaNN").options_class()
     assert (pann.partial_weight, pann.prior_weight) == (1, 0.1)  # lambda1 and lambda2 of Eq. 3, section 4.1
     assert pann.partial_share == 1 / 4  # section 4.1: full : partial = 3 : 1
     assert pann.dual_rate == 2e-5 / 1e-5  # section 4.1: ascent and descent
@@ -353,7 +354,7 @@ def test_the_prior_is_that_of_the_full_training_cases(dataset, monkeypatch):
     labels = np.concatenate([np.maximum(cases.load_case(case)[1][:], 0).ravel() for case in full])
     expected = [(labels == value).mean() for value in range(3)]
     assert trainer.estimate_prior().tolist() == pytest.approx(expected, rel=1e-5)
-    trainer.prior_sampling = "patches"
+    trainer.options = changed(trainer.options, prior_sampling="patches")
     patches = trainer.estimate_prior()
     assert patches.sum().item() == pytest.approx(1, rel=1e-5)
     assert patches.tolist() != pytest.approx(expected, rel=1e-3)
@@ -448,9 +449,9 @@ def test_what_cannot_work_is_refused_in_one_sentence(dataset):
         r"no partially labelled case": changed(
             lambda t, entries, tr, va: entries.update(dict.fromkeys(tr, ("liver", "spleen")))
         ),
-        r"supervision of .* must be one of stock, cross_entropy, got 'dice'": made(dataset, supervision="dice"),
-        r"prior_sampling of .* must be one of patches, volumes": made(dataset, prior_sampling="cases"),
     }
     for message, trainer in cases.items():
         with pytest.raises(UserError, match=message):
             trainer.initialize()
+    with pytest.raises(UserError, match="prior_sampling must be one of patches, volumes, got 'cases'"):
+        made(dataset, prior_sampling="cases").initialize()

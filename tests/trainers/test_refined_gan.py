@@ -97,7 +97,7 @@ def test_auxiliary_gan_runs_without_deep_supervision(dataset):
 
 
 def test_basic_dice_has_no_cross_entropy_and_weights_follow_equation_4(dataset):
-    trainer = build(dataset, GAN, basic="dice", basic_weights=(1.0, 0.1))
+    trainer = build(dataset, GAN, region_loss="dice", basic_weights=(1.0, 0.1))
     trainer.initialize()
     batch = random_batch(trainer)
     trainer.set_deep_supervision_enabled(True)
@@ -107,9 +107,11 @@ def test_basic_dice_has_no_cross_entropy_and_weights_follow_equation_4(dataset):
     fine, coarse = (dice_loss(trainer, outputs[i], batch["target"][i]) for i in range(2))
     expected = fine + 0.1 * coarse
     assert trainer.loss(outputs, batch["target"]).item() == pytest.approx(expected.item(), rel=1e-4)
-    with pytest.raises(UserError, match="region loss must be"):
-        build(dataset, GAN, basic="focal").initialize()
-    with pytest.raises(ValueError, match="form must be"):
+    with pytest.raises(UserError, match="region_loss must be one of stock, dice, cross_entropy, got 'focal'"):
+        build(dataset, GAN, region_loss="focal").initialize()
+    with pytest.raises(UserError, match=r"basic of .* is called region_loss now"):
+        build(dataset, GAN, basic="dice").initialize()
+    with pytest.raises(UserError, match="generator_form must be one of"):
         build(dataset, GAN, generator_form="hinge").initialize()
 
 
@@ -132,7 +134,7 @@ def test_every_output_that_is_judged_has_a_basic_loss(dataset, stages, weights, 
 
 
 def test_the_second_output_learns_from_w3_of_equation_4(dataset):
-    trainer = build(dataset, GAN, basic="dice", adversarial_weights=(0.0, 0.0))
+    trainer = build(dataset, GAN, region_loss="dice", adversarial_weights=(0.0, 0.0))
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
     batch = random_batch(trainer)
@@ -147,7 +149,7 @@ def test_the_second_output_learns_from_w3_of_equation_4(dataset):
 
 
 def test_the_weights_are_the_paper_s():
-    refined, auxiliary = find_trainer(GAN), find_trainer("nnUNetTrainerAuxiliaryGAN")
+    refined, auxiliary = (find_trainer(name).options_class() for name in (GAN, "nnUNetTrainerAuxiliaryGAN"))
     assert refined.adversarial_weights == (0.001, 0.0002)  # w2 and w4 of Eq. 4
     assert refined.basic_weight_of_last == 0.1  # w3 of Eq. 4, with w1 = 1
     assert auxiliary.adversarial_weights == (0.001,)  # w2; Eq. 2 has 1

@@ -25,6 +25,7 @@ from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.trainers import sdnet
 from nnunet_ext.training.checkpoint import EXTENSION_KEY
 from nnunet_ext.training.dual import NAMES
+from nnunet_ext.training.options import changed
 from tests.training.building import SETTINGS, build, cascade, random_batch, residual, run_epochs
 
 SDNET = "nnUNetTrainerSDNet_4epochs_3iters"
@@ -35,8 +36,8 @@ LABELLED = "nnUNetTrainerSDNetLabelled_4epochs_3iters"
 def usual_run(monkeypatch):
     """Batches are drawn in this process, so that seeds decide them; all terms are there from the beginning."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setattr(sdnet.nnUNetTrainerSDNet, "unlabelled_start", 0.0)
-    monkeypatch.setattr(sdnet.nnUNetTrainerSDNet, "difference_start", 0.0)
+    monkeypatch.setattr(sdnet.nnUNetTrainerSDNet, "unlabelled_start", 0.0, raising=False)
+    monkeypatch.setattr(sdnet.nnUNetTrainerSDNet, "difference_start", 0.0, raising=False)
 
 
 def seed(value=0):
@@ -114,7 +115,7 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
         foreground = slice(1, classes)
     assert 0.01 < differ.double().mean() < 0.99
     per_voxel = 1 if regions else classes / 2  # half the sum over the classes
-    counted = differ if trainer.difference_mean == "region" else known.expand_as(differ)
+    counted = differ if trainer.options.difference_mean == "region" else known.expand_as(differ)
     mistakes = [((p - truth) ** 2)[differ].sum() / counted.sum() * per_voxel for p in soft]
     dice = []
     for probability in soft:
@@ -123,7 +124,7 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
         present = g.sum(voxels) > 0
         assert present.any()
         dice.append(1 - ((2 * (p * g).sum(voxels) + 1) / (p.sum(voxels) + g.sum(voxels) + 1))[present].mean())
-    totals = [b + trainer.difference_weight * m for b, m in zip(basic, mistakes, strict=True)]
+    totals = [b + trainer.options.difference_weight * m for b, m in zip(basic, mistakes, strict=True)]
     expected = {"loss": None, "difference region": (differ if regions else differ[:, :1]).double().mean()}
     for i, name in enumerate(("first", "second")):
         expected[f"Dice loss: {name}"] = dice[i]
@@ -133,11 +134,11 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
         teacher = 0 if dice[0] < dice[1] else 1
         prediction = [first_output(network(unlabelled)).double() for network in copies]
         squash = torch.sigmoid if regions else (lambda z: torch.softmax(z, 1))
-        power = squash(prediction[teacher]).detach() ** (1 / trainer.temperature)
-        rest = (1 - squash(prediction[teacher])).detach() ** (1 / trainer.temperature)
+        power = squash(prediction[teacher]).detach() ** (1 / trainer.options.temperature)
+        rest = (1 - squash(prediction[teacher])).detach() ** (1 / trainer.options.temperature)
         pseudo = power / (power + rest) if regions else power / power.sum(1, keepdim=True)
         lesson = ((squash(prediction[1 - teacher]) - pseudo) ** 2).mean() * per_voxel
-        totals[1 - teacher] = totals[1 - teacher] + trainer.unlabelled_weight * lesson
+        totals[1 - teacher] = totals[1 - teacher] + trainer.options.unlabelled_weight * lesson
         expected |= {"first teaches": torch.tensor(float(teacher == 0)), "unlabelled": lesson}
     expected["loss"] = (totals[0] + totals[1]) / 2
     for total in totals:
@@ -167,7 +168,7 @@ def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dat
     for network in without:
         outputs = network(batch["data"])
         trainer.loss(outputs, batch["target"]).backward()
-    trainer.difference_weight = 0.0
+    trainer.options = changed(trainer.options, difference_weight=0.0)
     output = trainer.train_step(batch)
     assert output["first teaches"] == first_is_better
     assert output["unlabelled"] > 1e-4
@@ -376,7 +377,7 @@ def test_validation_is_of_the_combination(unlabelled_dataset):
     assert trainer._pseudo_dice == pytest.approx(dice)
     trainer.on_validation_epoch_end([result])
     assert trainer._pseudo_dice == pytest.approx(dice)
-    trainer.inference = "best"
+    trainer.options = changed(trainer.options, inference="best")
     trainer.on_validation_epoch_start()
     assert trainer.shares == ((1, 0) if dice[0] >= dice[1] else (0, 1))
 
@@ -401,7 +402,7 @@ def test_best_is_chosen_before_the_validation_whose_score_a_checkpoint_is_kept_f
     trainer, _ = ready(unlabelled_dataset, inference="best")
     assert epoch(trainer, (10, 1)) == (0.5, 0.5)
     assert epoch(trainer, (1, 100)) == (1, 0)
-    trainer.dice_momentum = 0.0
+    trainer.options = changed(trainer.options, dice_momentum=0.0)
     assert epoch(trainer, (1, 100)) == (1, 0)
     again = build(unlabelled_dataset, SDNET, inference="best")
     again.load_checkpoint(str(tmp_path / "c.pth"))
@@ -494,12 +495,12 @@ def test_a_batch_without_foreground(unlabelled_dataset):
 
 def test_the_constants_are_the_paper_s(monkeypatch):
     monkeypatch.undo()  # the defaults of the class
-    sdnet_class = find_trainer("nnUNetTrainerSDNet")
-    assert sdnet_class.temperature == 0.1  # Algorithm 1, line 2
-    assert (sdnet_class.difference_weight, sdnet_class.unlabelled_weight) == (1, 1)  # Eq. 7 and 8 print no factors
-    assert sdnet_class.unlabelled_ramp == 0
-    assert (sdnet_class.difference_start, sdnet_class.unlabelled_start) == (0.5, 0.5)  # ours; 0 in the paper
-    assert (sdnet_class.difference_mean, sdnet_class.inference) == ("all", "mean")
+    defaults = find_trainer("nnUNetTrainerSDNet").options_class()
+    assert defaults.temperature == 0.1  # Algorithm 1, line 2
+    assert (defaults.difference_weight, defaults.unlabelled_weight) == (1, 1)  # Eq. 7 and 8 print no factors
+    assert defaults.unlabelled_ramp == 0
+    assert (defaults.difference_start, defaults.unlabelled_start) == (0.5, 0.5)  # ours; 0 in the paper
+    assert (defaults.difference_mean, defaults.inference) == ("all", "mean")
     assert find_trainer("nnUNetTrainerSDNetLabelled").unlabelled_weight == 0
 
 
@@ -614,11 +615,11 @@ def test_what_cannot_work_is_refused_in_one_sentence(unlabelled_dataset):
             "change_plans": batch_of_one
         },
         "no residual counterpart of some.package.Transformer": {"change_plans": other_network},
-        "inference of .* must be one of mean, first, second, best, got 'both'": {"inference": "both"},
-        "needs a temperature above 0": {"temperature": 0},
-        "unlabelled_start of .* must be at least 0 and below 1, got 1": {"unlabelled_start": 1},
-        "difference_start of .* must be at least 0 and below 1, got -0.1": {"difference_start": -0.1},
-        "difference_mean of .* must be all or region, got 'voxels'": {"difference_mean": "voxels"},
+        "inference must be one of mean, first, second, best, got 'both'": {"inference": "both"},
+        "temperature must be a number above 0": {"temperature": 0},
+        "unlabelled_start must be a number at least 0 and below 1, got 1": {"unlabelled_start": 1},
+        "difference_start must be a number at least 0 and below 1, got -0.1": {"difference_start": -0.1},
+        "difference_mean must be one of all, region, got 'voxels'": {"difference_mean": "voxels"},
     }
     for message, options in cases.items():
         with pytest.raises(UserError, match=message):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nnunet_ext.plugin.lookup import find_trainer
+from nnunet_ext.training.base import ExtendedTrainer
 from tests.conftest import PLANS, Dataset
 
 REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
@@ -46,6 +47,8 @@ def build(
     made = (trainer or find_trainer(name))(plans, configuration, 0, dataset_json, torch.device("cpu"))
     for attribute, value in attributes.items():
         setattr(made, attribute, value)
+    if isinstance(made, ExtendedTrainer):  # as it does at the beginning of initialize
+        made.options = made._chosen_options()
     return made
 
 

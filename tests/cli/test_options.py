@@ -1,0 +1,76 @@
+"""nnunet-ext options: the tables and the plans it writes, which the trainers then follow."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from nnunet_ext.cli.app import app
+from nnunet_ext.cli.options import write_plans
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.plugin.registry import TRAINERS
+from tests.conftest import PLANS
+from tests.training.building import build
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["options", *arguments], env={"COLUMNS": "200"})
+
+
+def test_all_trainers_are_listed():
+    output = run().output
+    assert all(name in output for name in TRAINERS)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_each_option_has_its_line(name):
+    result = run(name)
+    assert result.exit_code == 0
+    assert "what it does" in result.output
+
+
+def test_an_ablation_shows_its_own_default():
+    (line,) = [line for line in run("nnUNetTrainerRegionBoundary").output.splitlines() if "pixel_weight" in line]
+    assert line.split()[1] == "0"
+    assert "at least 0" in line
+
+
+def test_plans_with_options_are_followed(writable_dataset):
+    file = write_plans("nnUNetTrainerMLL_5epochs", ["boundary_weight=0.25", "region_loss=dice"], "90", PLANS, "mild")
+    plans = json.loads(file.read_text())
+    assert plans["plans_name"] == "mild"
+    assert plans["nnunet_ext"] == {"nnUNetTrainerMLL": {"boundary_weight": 0.25, "region_loss": "dice"}}
+    for name, weight in (("nnUNetTrainerMLL_2epochs", 0.25), ("nnUNetTrainerRegionPixel", 0.0)):
+        trainer = build(writable_dataset, name, change_plans=lambda content: content.update(plans))
+        assert trainer.options.boundary_weight == weight
+    with pytest.raises(UserError, match=r"mild\.json exists already"):
+        write_plans("nnUNetTrainerMLL", ["boundary_weight=0.5"], "90", PLANS, "mild")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "setting", "plans", "output", "words"),
+    [
+        (
+            "nnUNetTrainerMLL",
+            "boundary_wieght=1",
+            PLANS,
+            "x",
+            "no option boundary_wieght: did you mean boundary_weight",
+        ),
+        ("nnUNetTrainerMLL", "boundary_weight=-1", PLANS, "x", "boundary_weight must be a number at least 0, got -1"),
+        ("nnUNetTrainerMLL", "boundary_weight", PLANS, "x", "--set takes option=value"),
+        ("nnUNetTrainerMLL", "boundary_weight=1", "none", "x", "There is no .*none.json: plan first"),
+        ("nnUNetTrainerMLL", "boundary_weight=1", PLANS, "a/b", "The name of plans has letters"),
+        ("nnUNetTrainerML", "boundary_weight=1", PLANS, "x", "nnUNetTrainerMLL"),
+        ("nnUNetTrainer", "boundary_weight=1", PLANS, "x", "not a trainer of nnunet_ext"),
+    ],
+)
+def test_what_cannot_be_written_is_one_sentence(dataset, trainer, setting, plans, output, words):
+    with pytest.raises(UserError, match=words):
+        write_plans(trainer, [setting], "90", plans, output)
+
+
+def test_setting_needs_a_dataset_and_a_name():
+    result = run("nnUNetTrainerMLL", "--set", "boundary_weight=1")
+    assert result.exit_code == 2
+    assert "--set needs a trainer, -d and -o" in result.output
