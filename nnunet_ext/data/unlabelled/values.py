@@ -1,0 +1,38 @@
+"""Values that an image must not hold: one NaN makes an image all NaN when it is normalised, and then the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def not_finite(file: Path, reader: type) -> int:
+    """How many values of an image file, as it stores them, are NaN or infinite.
+
+    What a reader hands on is not asked: ITK reads NaN in NIfTI files as 0, in others as NaN. Files of whole numbers,
+    which can hold neither, are not read beyond their header where the format allows.
+
+    Args:
+        file: one file of an image.
+        reader: nnU-Net's reader of the dataset.
+    """
+    if file.name.lower().endswith((".nii", ".nii.gz")):
+        import nibabel
+
+        image: Any = nibabel.load(file)
+        return _count(np.asanyarray(image.dataobj)) if image.get_data_dtype().kind in "fc" else 0
+    if reader.__name__.startswith("SimpleITKIO"):
+        import SimpleITK as sitk
+
+        header = sitk.ImageFileReader()
+        header.SetFileName(str(file))
+        header.ReadImageInformation()
+        floating = "float" in sitk.GetPixelIDValueAsString(header.GetPixelID())
+        return _count(sitk.GetArrayViewFromImage(header.Execute())) if floating else 0
+    return _count(reader().read_images([str(file)])[0])
+
+
+def _count(values: np.ndarray) -> int:
+    return int(values.size - np.count_nonzero(np.isfinite(values)))
