@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from nnunet_ext.core.nifti_values import count_not_finite, is_nifti, nifti_not_finite
 
 
 def not_finite(file: Path, reader: type) -> int:
@@ -18,11 +17,8 @@ def not_finite(file: Path, reader: type) -> int:
         file: one file of an image.
         reader: nnU-Net's reader of the dataset.
     """
-    if file.name.lower().endswith((".nii", ".nii.gz")):
-        import nibabel
-
-        image: Any = nibabel.load(file)
-        return _count(np.asanyarray(image.dataobj)) if image.get_data_dtype().kind in "fc" else 0
+    if is_nifti(file):
+        return nifti_not_finite(file)
     if reader.__name__.startswith("SimpleITKIO"):
         import SimpleITK as sitk
 
@@ -30,9 +26,5 @@ def not_finite(file: Path, reader: type) -> int:
         header.SetFileName(str(file))
         header.ReadImageInformation()
         floating = "float" in sitk.GetPixelIDValueAsString(header.GetPixelID())
-        return _count(sitk.GetArrayViewFromImage(header.Execute())) if floating else 0
-    return _count(reader().read_images([str(file)])[0])
-
-
-def _count(values: np.ndarray) -> int:
-    return int(values.size - np.count_nonzero(np.isfinite(values)))
+        return count_not_finite(sitk.GetArrayViewFromImage(header.Execute())) if floating else 0
+    return count_not_finite(reader().read_images([str(file)])[0])
