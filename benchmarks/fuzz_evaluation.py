@@ -181,7 +181,7 @@ def _type(world: World) -> None:
     file = world.file()
 
     def change() -> None:
-        image = nib.load(file)
+        image = nib.load(file, mmap=False)
         array = np.asanyarray(image.dataobj).astype(kind)
         nib.save(nib.Nifti1Image(array + kind(offset) if array.dtype.kind == "f" else array, image.affine), file)
 
@@ -194,7 +194,7 @@ def _values(world: World) -> None:
     file = world.file()
 
     def change() -> None:
-        image = nib.load(file)
+        image = nib.load(file, mmap=False)
         array = np.asanyarray(image.dataobj).astype(np.float64)
         array.flat[array.size // 2] = value
         nib.save(nib.Nifti1Image(array, image.affine), file)
@@ -213,7 +213,7 @@ def _shape(world: World) -> None:
     chosen = shaped[int(world.rng.integers(len(shaped)))]
 
     def change() -> None:
-        image = nib.load(file)
+        image = nib.load(file, mmap=False)
         with contextlib.suppress(nib.spatialimages.HeaderDataError, ValueError):  # what cannot be written is no input
             nib.save(nib.Nifti1Image(chosen(np.asanyarray(image.dataobj)), image.affine), file)
 
@@ -297,7 +297,12 @@ def _copy(world: World) -> None:
 
 def _missing(world: World) -> None:
     file = world.file()
-    world.after.append(lambda: file.unlink(missing_ok=True))
+
+    def change() -> None:
+        for each in file.parent.glob(f"{file.name.removesuffix(world.content['file_ending'])}.*"):
+            each.unlink()
+
+    world.after.append(change)
 
 
 def _options(world: World) -> None:
