@@ -34,6 +34,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from nnunet_ext.cli import evaluation as command
 from nnunet_ext.core.errors import UserError
@@ -384,7 +386,7 @@ def trial(root: Path, seed: int) -> tuple[str, str, list[str]]:
         change(world)
     try:
         world.write()
-    except (OSError, UnicodeError, RuntimeError):
+    except (OSError, ValueError, RuntimeError, HeaderDataError, ImageFileError):
         return "no input", "this file system or format cannot hold it", world.done
     options = {"allow_missing": False, "only_predicted": False, "match": "header"} | {
         key: value for key, value in world.options.items() if key in {"allow_missing", "only_predicted", "match"}
