@@ -176,7 +176,7 @@ def _label_maps(folder: Path, file_ending: str, role: str) -> tuple[dict[str, Pa
         try:
             path.name.encode()
         except UnicodeEncodeError:
-            raise UserError(f"the name of {str(path).encode()!r} is no text that results can hold: rename it") from None
+            raise UserError(f"the name of {os.fsencode(path)!r} is no text that results can hold: rename it") from None
     return own, others
 
 

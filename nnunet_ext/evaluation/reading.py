@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from nnunet_ext.core.errors import UserError, last_line
 from nnunet_ext.core.label_sets import LABEL_ROUNDING
 from nnunet_ext.core.nifti_length import check_complete
+from nnunet_ext.core.nifti_values import is_nifti, nifti_not_finite
 
 # Headers of one image written by different tools differ in the last digits of float32.
 _RELATIVE_TOLERANCE = 1e-3
@@ -131,20 +133,20 @@ def read_label_map(path: Path, readers: Readers) -> LabelMap:
     problems = []
     try:
         _check_there(path)
-        check_complete(path)
-        for reader in readers.of(path):
-            try:
-                with _itk_warnings_off():
+        with _libraries_silent():
+            check_complete(path)
+            for reader in readers.of(path):
+                try:
                     array, spacing, affine, flat = _FAST.get(reader.__name__, partial(_read_nnunet, reader))(path)
-                break
-            except Exception as error:  # another reader may take what this one refuses
-                problems.append(error)
-        else:
-            raise problems[0] if problems else ValueError("nnU-Net reads no files of this format")
-        labels = _as_labels(array)
-        spacing = tuple(float(abs(s)) for s in spacing)
-        _check_geometry(labels.shape, spacing, affine)
-        return LabelMap(labels, spacing, affine, flat, reader, _remark(path, spacing[1:] if flat else spacing))
+                    break
+                except Exception as error:  # another reader may take what this one refuses
+                    problems.append(error)
+            else:
+                raise problems[0] if problems else ValueError("nnU-Net reads no files of this format")
+            labels = _as_labels(array)
+            spacing = tuple(float(abs(s)) for s in spacing)
+            _check_geometry(labels.shape, spacing, affine)
+            return LabelMap(labels, spacing, affine, flat, reader, _remark(path, spacing[1:] if flat else spacing))
     except MemoryError:
         raise
     except Exception as error:  # whatever a reader throws at a broken file, the user needs the file's name
@@ -153,6 +155,10 @@ def read_label_map(path: Path, readers: Readers) -> LabelMap:
 
 def _check_there(path: Path) -> None:
     """Say what keeps a file from being opened, before a library says something else of it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # ITK would end the process
+        raise ValueError("its path is no text, rename it") from None
     if path.is_symlink() and not path.exists():
         raise ValueError(f"it is a link to {path.readlink()}, which is not there")
     if path.is_dir():
@@ -166,21 +172,29 @@ def _check_there(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _itk_warnings_off() -> Iterator[None]:
-    """ITK prints what it thinks of a header to stderr, without the name of the file; :func:`_remark` says it."""
+def _libraries_silent() -> Iterator[None]:
+    """ITK and nibabel print what they think of a header, without the name of the file; :func:`_remark` says it."""
     import SimpleITK as sitk
 
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    before, log = sitk.ProcessObject.GetGlobalWarningDisplay(), logging.getLogger("nibabel.global")
+    level = log.level
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
+        log.setLevel(level)
 
 
 def _read_simpleitk(path: Path) -> _Read:
     import SimpleITK as sitk
 
+    if is_nifti(path):
+        if nifti_not_finite(path):
+            raise ValueError("it holds values that are not finite")
+        if beside := _read_instead(path):
+            raise ValueError(f"ITK would read the voxels of {beside}, which is beside it: take one of them away")
     image = sitk.ReadImage(str(path))
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"it has {image.GetNumberOfComponentsPerPixel()} values in each voxel, such as colours")
@@ -196,6 +210,16 @@ def _read_simpleitk(path: Path) -> _Read:
     if dimension == 2:
         return array[None], (999 * max(spacing), *spacing[::-1]), affine, True
     return array, tuple(spacing[::-1]), affine, False
+
+
+def _read_instead(path: Path) -> str:
+    """The file whose voxels ITK takes for those of a NIfTI file; empty where it is the file itself.
+
+    The NIfTI library asked for ``case.nii.gz`` reads its header, and then the first of ``case.nii``, ``case.nii.gz``
+    that there is.
+    """
+    plain = path.name[: -len(".gz")] if path.name.lower().endswith(".gz") else ""
+    return plain if plain and path.with_name(plain).exists() else ""
 
 
 def _read_nibabel(path: Path) -> _Read:
@@ -253,7 +277,7 @@ def _remark(path: Path, spacing: tuple[float, ...]) -> str:
     remarks = []
     if min(spacing) < _VOXEL_MM[0] or max(spacing) > _VOXEL_MM[1]:
         remarks.append(f"voxels of {_show(spacing)} mm are not those of a body scan: is the unit right?")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
+    if is_nifti(path):
         import nibabel
 
         header: Any = nibabel.load(path).header

@@ -97,7 +97,7 @@ def _fingerprint(job: Job, pair: CasePair) -> str:
     files = []
     for path in (pair.reference, pair.prediction):
         state = path.stat() if path.exists() else None
-        files.append((str(path.resolve()), state and state.st_size, state and state.st_mtime_ns))
+        files.append((str(path.absolute()), state and state.st_size, state and state.st_mtime_ns))
     parts = (
         __version__,
         files,

@@ -1,3 +1,5 @@
+import re
+
 import nibabel
 import numpy as np
 import pytest
@@ -133,3 +135,51 @@ def test_geometry(tmp_path, change, message):
     maps = [read_label_map(f, readers(".nii.gz", "SimpleITKIO")) for f in files]
     difference = geometry_difference(*maps)
     assert difference is None if message is None else message in str(difference)
+
+
+def test_itk_does_not_read_the_file_beside(tmp_path):
+    """Asked for a.nii.gz, the NIfTI library in ITK takes the voxels of a.nii."""
+    for ending, value in ((".nii", 2), (".nii.gz", 1)):
+        nibabel.save(nibabel.Nifti1Image(np.full((3, 4, 5), value, np.uint8), np.eye(4)), tmp_path / f"a{ending}")
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz"))).max() == 2
+    assert read_label_map(tmp_path / "a.nii.gz", readers(".nii.gz")).array.max() == 1
+    assert read_label_map(tmp_path / "a.nii", readers(".nii.gz")).array.max() == 2
+    with pytest.raises(UnreadableError, match="beside it"):
+        read_label_map(tmp_path / "a.nii.gz", readers(".nii.gz", "SimpleITKIO"))
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_values_that_are_no_numbers(tmp_path, ending):
+    """ITK reads them in NIfTI as 0."""
+    array = label_map(0).astype(np.float32)
+    array[2, 3, 4] = np.nan
+    with pytest.raises(UnreadableError, match="not finite"):
+        read_label_map(write(tmp_path / f"a{ending}", array), readers(ending))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("xyzt_units", 3, "is the unit right"),
+        ("srow_z", [0, 0, 3.75, 0], "header says voxels of .* its sform"),
+        ("qoffset_x", 40, "sform and qform disagree, by 40 mm"),
+    ],
+)
+def test_odd_headers_are_remarked_on(tmp_path, field, value, message, capfd):
+    image = nibabel.Nifti1Image(label_map(0).T, np.diag([0.7, 0.8, 2.5, 1]))
+    image.set_qform(image.affine, 1)
+    file = tmp_path / "a.nii"
+    nibabel.save(image, file)
+    assert not read_label_map(file, readers(".nii")).remark
+    content = file.read_bytes()
+    header = nibabel.Nifti1Header(content[:348], check=False)
+    header.structarr[field] = value
+    file.write_bytes(header.binaryblock + content[348:])
+    assert re.search(message, read_label_map(file, readers(".nii")).remark)
+    assert capfd.readouterr().err == ""
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "a.nii.gz").symlink_to("a.nii.gz")
+    with pytest.raises(UnreadableError, match=r"a link to a\.nii\.gz, which is not there"):
+        read_label_map(tmp_path / "a.nii.gz", readers(".nii.gz"))

@@ -257,7 +257,9 @@ def test_two_stages_are_refused_where_stock_training_is_nan(dataset, single_proc
     for name in ("nnUNetTrainerRefinedGAN", "nnUNetTrainerSDNetLabelled", "nnUNetTrainerPartial"):
         trainer = build(dataset, name, **options)
         if is_nan:
-            with pytest.raises(UserError, match=r"3d_fullres of .*nnUNetPlans.*has 2 resolution stage.*at least three"):
+            with pytest.raises(
+                UserError, match=r"3d_fullres of .*tinyPlans.json has 2 resolution stage.*at least three"
+            ):
                 trainer.initialize()
             trainer.is_ddp = True  # a weight of 1e-6 in place of 0
             ExtendedTrainer.check_supported(trainer)

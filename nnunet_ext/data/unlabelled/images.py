@@ -22,6 +22,7 @@ SPACING_LIMIT = 4.0
 _LOOKED_AT = 1 << 16
 # Training images that are read where the reader gives no header without the whole image.
 _SAMPLE = 3
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ def check_images(
         progress: is told how many cases of how many are read.
 
     Raises:
-        UserError: a file cannot be read, or its dimension, orientation, spacing or number of channels does not fit.
+        UserError: files cannot be read, or their dimension, orientation, spacing or number of channels does not fit;
+            all of them are looked at before.
     """
     compared = list(training.values())
     if not _has_headers(reader) and len(compared) > _SAMPLE:
@@ -164,17 +166,29 @@ def check_images(
     for files in compared:
         known.append(read_header(files[0], reader))
         progress(len(known), total)
+    problems = []
     for done, (case, files) in enumerate(images.items(), len(known) + 1):
-        headers = [read_header(file, reader) for file in files]
-        for file, header in zip(files, headers, strict=True):
-            _compare(file, header, known)
-        found = sum(header.channels for header in headers)
-        if found != channels:
-            raise UserError(
-                f"The files of {case} in {files[0].parent} have {found} channel(s) together, where dataset.json names "
-                f"{channels}: convert them or take them out."
-            )
+        try:
+            _check_case(case, files, reader, channels, known)
+        except UserError as error:
+            problems.append(str(error))
         progress(done, total)
+    if problems:
+        more = f" {len(problems) - _SHOWN} more images do not fit either." if len(problems) > _SHOWN else ""
+        raise UserError(" ".join(problems[:_SHOWN]) + more)
+
+
+def _check_case(case: str, files: Sequence[Path], reader: type, channels: int, known: Sequence[Header]) -> None:
+    """Raise :class:`UserError` if a file of a case cannot be read or does not fit."""
+    headers = [read_header(file, reader) for file in files]
+    for file, header in zip(files, headers, strict=True):
+        _compare(file, header, known)
+    found = sum(header.channels for header in headers)
+    if found != channels:
+        raise UserError(
+            f"The files of {case} in {files[0].parent} have {found} channel(s) together, where dataset.json names "
+            f"{channels}: convert them or take them out."
+        )
 
 
 def _compare(file: Path, header: Header, known: Sequence[Header]) -> None:

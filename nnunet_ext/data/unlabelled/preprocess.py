@@ -18,6 +18,7 @@ from nnunet_ext.core.errors import UserError, last_line
 from nnunet_ext.core.nifti_length import check_complete
 from nnunet_ext.core.processes import in_processes
 from nnunet_ext.data.unlabelled.store import StoreRecord, case_files, files_fingerprint, plans_fingerprint, store_folder
+from nnunet_ext.data.unlabelled.values import not_finite
 
 Progress = Callable[[int, int], None]
 
@@ -143,10 +144,13 @@ def _preprocess_case(job: _Job, named: tuple[str, list[Path]]) -> str:
         for file in files:
             try:
                 check_complete(file)  # ITK would fill up with zeros what is missing
+                wrong = not_finite(file, job.plans.image_reader_writer_class)
             except MemoryError:
                 raise
             except Exception as error:
                 return f"{file} ({last_line(error)})"
+            if wrong:
+                return f"{file} ({wrong} of its values are NaN or infinite: give them a number)"
         with tempfile.TemporaryDirectory(dir=job.folder) as made:
             # nnU-Net's own method, so that the format is that of the labelled cases
             preprocessor.run_case_save(

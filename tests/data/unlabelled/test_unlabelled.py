@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from skimage import io
 
@@ -17,6 +19,7 @@ from nnunet_ext.cli.unlabelled import default_processes, run_preprocess
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.unlabelled.images import Header, check_images, find_images, read_header
 from nnunet_ext.data.unlabelled.store import StoreRecord, store_folder
+from nnunet_ext.data.unlabelled.values import not_finite
 from tests.conftest import PLANS, add_unlabelled
 
 
@@ -177,6 +180,44 @@ def test_a_damaged_image_is_named_and_the_others_are_kept(writable_dataset, imag
     add_unlabelled(writable_dataset, ("one", "two"))
     run(writable_dataset)
     assert sorted(StoreRecord.read(folder).cases) == ["one", "two"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd", ".tif"])
+def test_values_that_are_no_numbers_are_counted(tmp_path, ending, value):
+    """In each format by what the file holds: ITK reads NaN in NIfTI as 0."""
+    file = tmp_path / f"a_0000{ending}"
+    array = np.ones((4, 5, 6), np.float32)
+    reader = Tiff3DIO if ending == ".tif" else SimpleITKIO
+    for expected in (0, 3):
+        array[1, 2, 3 : 3 + expected] = value
+        if ending == ".tif":
+            io.imsave(file, array, check_contrast=False)
+            file.with_name("a.json").write_text(json.dumps({"spacing": [1, 1, 1]}))
+        elif ending == ".nii.gz":
+            nib.save(nib.Nifti1Image(array, np.eye(4)), file)
+        else:
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(file))
+        assert not_finite(file, reader) == expected
+
+
+def test_images_with_nan_are_named_and_not_preprocessed(writable_dataset, images):
+    for name in ("one", "two"):
+        file = images / f"{name}_0000.nii.gz"
+        image = nib.load(file)
+        array = image.get_fdata(dtype=np.float32)
+        array[3, 4, 5] = np.nan
+        nib.save(nib.Nifti1Image(array, image.affine), file)
+    with pytest.raises(UserError, match=r"2 of 2 .*one_0000.nii.gz \(1 of its values are NaN .*two_0000"):
+        run(writable_dataset)
+    assert not list(store(writable_dataset).iterdir())
+
+
+def test_all_that_does_not_fit_is_named_at_once(writable_dataset, images):
+    for name in ("one", "two"):
+        (images / f"{name}_0000.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"one_0000.* cannot be read .*two_0000.* cannot be read"):
+        run(writable_dataset)
 
 
 def rewritten(change):
