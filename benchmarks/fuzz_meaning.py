@@ -94,7 +94,7 @@ def meaning_trial(name: str, layout: Layout, work: Path, rng: np.random.Generato
     made = "Dataset520*" if name == UNION else "Dataset*"
     code, text = _convert(arguments)
     (dataset,) = sorted(raw.glob(made)) or [None]
-    _check_text(code, text, dataset)
+    _check_text(code, f"{kind}{scene.note}\n{text}", dataset)
     changed = [path for path, content in before.items() if not path.is_file() or path.read_bytes() != content]
     assert not changed, f"the source was changed: {changed}"
     outcome = REFUSED if code else _judge(dataset, layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,9 @@ def apple_doubles(scene: Scene) -> set[str]:
 def folder_in_place_of_a_file(scene: Scene) -> set[str]:
     endings = (".gz", ".nii", ".dcm", ".png", ".mhd", ".json")
     # of an unlabelled case that nothing promises nobody can know
-    files = [p for p in scene.files(*endings) if "test" not in str(p).lower() and "img006" not in p.name]
+    files = [
+        p for p in scene.files(*endings) if "test" not in str(p).lower() and not re.search("img006|0025|0070", p.name)
+    ]
     path = scene.choose_silently(files)
     path.unlink()
     path.mkdir()

@@ -19,7 +19,7 @@ _META_BYTES = {
 def companion(path: Path) -> Path | None:
     """The file that holds the voxels of a MetaImage header; None for other files and where the header names none."""
     name = _meta_header(path).get("ElementDataFile") if path.suffix.lower() == ".mhd" else None
-    return None if name is None or name == "LOCAL" else path.with_name(name)
+    return None if not name or name == "LOCAL" else path.parent / name
 
 
 def _meta_header(path: Path) -> dict[str, str]:
@@ -36,6 +36,7 @@ def check_raw_length(path: Path) -> None:
     """
     header, raw = _meta_header(path), companion(path)
     try:
+        _check_counts(header)
         voxels = math.prod(int(n) for n in header["DimSize"].split())
         skipped = int(header.get("HeaderSize", 0))  # bytes before the voxels; -1 leaves it to the length of the file
         needed = voxels * _META_BYTES[header["ElementType"]] * int(header.get("ElementNumberOfChannels", 1))
@@ -52,6 +53,18 @@ def check_raw_length(path: Path) -> None:
         needed += max(0, skipped)
     if found < needed or needed <= 0:
         raise UserError(f"{raw} is truncated: {path.name} promises {needed} bytes and {found} are there.")
+
+
+def _check_counts(header: dict[str, str]) -> None:
+    """Raise :class:`ValueError` where a field has not as many finite numbers as the image has dimensions need."""
+    dimensions = int(header["NDims"])
+    for key, count in (
+        *((key, dimensions) for key in ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin")),
+        *((key, dimensions**2) for key in ("TransformMatrix", "Rotation", "Orientation")),
+    ):
+        # ITK reads nan as 0
+        if key in header and len([n for n in map(float, header[key].split()) if math.isfinite(n)]) != count:
+            raise ValueError(f"{key} is {header[key]}, and {count} numbers are expected")
 
 
 def _decompressed_length(raw: Path) -> int:

@@ -235,9 +235,14 @@ def test_ct_that_shows_no_air(raw, task, change):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("ElementSpacing = nan 1 1", "has no usable geometry in its header"),
+        ("ElementSpacing = nan 1 1", "ElementSpacing is nan 1 1, and 3 numbers are expected"),
         ("ElementSpacing = 0.014 0.017 0.024", "the numbers fit metres"),
         ("ElementNumberOfChannels = 3", ""),
+        ("DimSize = 24 20", "DimSize is 24 20, and 3 numbers are expected"),
+        ("Offset = nan 0 0", "Offset is nan 0 0, and 3 numbers are expected"),
+        ("Offset = 1 2 x", "not a readable MetaImage header"),
+        ("ElementDataFile =", "does not name the file with its voxels"),
+        ("NDims = 2", "numbers are expected"),
     ],
 )
 def test_metaimage_headers_are_asked_the_same(raw, tmp_path, line, said):
@@ -245,7 +250,8 @@ def test_metaimage_headers_are_asked_the_same(raw, tmp_path, line, said):
     path = layout.folder / "scan" / "liver-orig002.mhd"
     key = line.partition(" =")[0]
     lines = [old for old in path.read_text().splitlines() if not old.startswith(key)]
-    path.write_text("\n".join([*lines[:-1], line, lines[-1]]))
+    lines.insert(len(lines) if key == "ElementDataFile" else -1, line)
+    path.write_text("\n".join(lines))
     with pytest.raises(UserError, match=f"liver-orig002.* {said}"):
         convert_sliver07(layout.folder, Options())
 
