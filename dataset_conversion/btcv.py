@@ -69,8 +69,10 @@ def convert_btcv(source: Path, options: Options) -> Path:
 def find_cases(folder: Path) -> Findings:
     """Pair images and labels by number.
 
+    An image without label and a label without image are among the findings' problems.
+
     Raises:
-        UserError: an image without label, a label without image, or files of another dataset.
+        UserError: no image, two files of one number, or files of another dataset.
     """
     images, labels = _find_files(folder)
     if not images:
@@ -84,13 +86,15 @@ def find_cases(folder: Path) -> Findings:
                 findings.notes.append(f"{label.name} was left out: test cases were annotated later, by other people")
             findings.cases.append(FileCase(name, "Ts", image))
         elif number not in catalogue.BTCV_CASES:
-            raise UserError(f"{image} is not of BTCV's abdomen, whose cases are 1-10, 21-40 and 61-80.")
+            findings.problems.append(
+                UserError(f"{image} is not of BTCV's abdomen, whose cases are 1-10, 21-40 and 61-80.")
+            )
         elif label is None:
-            raise UserError(f"{image} has no label: label{number:04d}.nii.gz is missing.")
+            findings.problems.append(UserError(f"{image} has no label: label{number:04d}.nii.gz is missing."))
         else:
             findings.cases.append(FileCase(name, "Tr", image, label))
     for number, label in sorted(labels.items()):
-        raise UserError(f"{label} has no image: img{number:04d}.nii.gz is missing.")
+        findings.problems.append(UserError(f"{label} has no image: img{number:04d}.nii.gz is missing."))
     findings.note_missing("labelled cases", catalogue.BTCV_CASES, sorted(images))
     findings.split = block_split(findings.names("Tr"))
     if findings.split is None:

@@ -11,6 +11,7 @@ from typing import Literal
 from dataset_conversion.checks import check_same_size
 from dataset_conversion.metaimage import companion
 from dataset_conversion.options import Check
+from dataset_conversion.remarks import together
 from dataset_conversion.volumes import Geometry, Volume, read_header, read_volume
 from nnunet_ext.core.errors import UserError
 
@@ -66,8 +67,15 @@ class Case(ABC):
         """All files the case is made of."""
 
     @abstractmethod
-    def check_headers(self) -> None:
-        """Find, without reading voxels, what is wrong with the case; raises :class:`UserError`."""
+    def check_headers(self) -> Sequence[tuple[Path, Volume]]:
+        """Find, without reading voxels, what is wrong with the case.
+
+        Returns:
+            Headers of its images, by path, whose grids are then judged; none where only reading the case gives them.
+
+        Raises:
+            UserError: something is wrong.
+        """
 
     @abstractmethod
     def read(self, check: Check) -> Scan:
@@ -102,16 +110,20 @@ class FileCase(Case):
 
     def sources(self) -> tuple[Path, ...]:
         """Image and label, with the files that hold their voxels if those are others."""
-        named = [path for path in (self.image, self.label) if path is not None]
+        named = self._named()
         return (*named, *(voxels for path in named if (voxels := companion(path)) is not None and voxels.is_file()))
 
-    def check_headers(self) -> None:
+    def _named(self) -> list[Path]:
+        return [path for path in (self.image, self.label) if path is not None]
+
+    def check_headers(self) -> Sequence[tuple[Path, Volume]]:
         """Compare the shapes of image and label."""
-        image = read_header(self.image).geometry
-        if len(image.size) not in (3, 4):
-            raise UserError(f"{self.image} has {len(image.size)} dimensions; 3 or 4 are expected.")
-        if self.label is not None:
-            check_same_size(_spatial(image), read_header(self.label).geometry, self.image, self.label)
+        image, *labels = _headers(*self._named())
+        if len(image.geometry.size) not in (3, 4):
+            raise UserError(f"{self.image} has {len(image.geometry.size)} dimensions; 3 or 4 are expected.")
+        for label in labels:
+            check_same_size(_spatial(image.geometry), label.geometry, self.image, self.label_path)
+        return [(self.image, self._respaced(image))]
 
     def read(self, check: Check) -> Scan:
         """Read voxels where they are to be checked or have to be written anew; stamp the image's grid on the label."""
@@ -119,19 +131,42 @@ class FileCase(Case):
         if len(image.geometry.size) == 4 and image.array is None:
             image = read_volume(self.image)
         channels = [self._respaced(channel) for channel in _split_channels(image)]
+        if self.spacing is not None:  # the file has the wrong one, so it has to be written anew
+            channels = [_with_voxels(channel, self.image) for channel in channels]
         if self.label is None:
             return Scan(channels)
         label = _read(self.label, "full" if self.any_foreground else check)
         label, warnings = on_grid_of(label, channels[0].geometry, self.label)
-        if self.any_foreground and label.array is not None and (label.array > 1).any():
-            label = Volume(label.geometry, (label.array > 0).astype("uint8"))
+        if self.any_foreground and label.array is not None and not ((label.array == 0) | (label.array == 1)).all():
+            label = Volume(label.geometry, (label.array != 0).astype("uint8"))
         return Scan(channels, label, warnings)
 
     def _respaced(self, volume: Volume) -> Volume:
+        """The volume with the given voxel size, which leaves no doubt about that of its header."""
         if self.spacing is None:
             return volume
-        array = read_volume(self.image).array if volume.array is None else volume.array
-        return Volume(replace(volume.geometry, spacing=self.spacing), array)
+        remarks = replace(volume.remarks, doubts=())
+        return replace(
+            volume, geometry=replace(volume.geometry, spacing=self.spacing), path=None, remarks=remarks, unit=1.0
+        )
+
+
+def _headers(*paths: Path) -> list[Volume]:
+    """Read several headers; what is wrong with each of them is said at once."""
+    found = []
+    problems = []
+    for path in paths:
+        try:
+            found.append(read_header(path))
+        except UserError as error:
+            problems.append(error)
+    if problems:
+        raise together(problems)
+    return found
+
+
+def _with_voxels(volume: Volume, path: Path) -> Volume:
+    return volume if volume.array is not None else replace(volume, array=read_volume(path).array)
 
 
 def _read(path: Path, check: Check) -> Volume:
@@ -152,7 +187,7 @@ def _split_channels(image: Volume) -> list[Volume]:
     if len(image.geometry.size) == 3:
         return [image]
     assert image.array is not None
-    return [Volume(_spatial(image.geometry), channel) for channel in image.array]
+    return [replace(image, geometry=_spatial(image.geometry), array=channel, path=None) for channel in image.array]
 
 
 def on_grid_of(label: Volume, grid: Geometry, path: Path) -> tuple[Volume, tuple[str, ...]]:
@@ -166,9 +201,16 @@ def on_grid_of(label: Volume, grid: Geometry, path: Path) -> tuple[Volume, tuple
     Returns:
         The label on the grid, still in place where nnU-Net would accept it so, and sentences for the report.
     """
-    differences = grid.differences(label.geometry)
-    warnings = (f"label header differs from the image's in {'; '.join(differences)}",) if differences else ()
-    if grid.same_for_nnunet(label.geometry):
+    warnings = header_differences(grid, label, "label header")
+    if not label.remarks.fault and grid.same_for_nnunet(label.geometry):
         return label, warnings
     array = read_volume(path).array if label.array is None else label.array
     return Volume(grid, array), warnings
+
+
+def header_differences(grid: Geometry, label: Volume, subject: str) -> tuple[str, ...]:
+    """At most one sentence on where the header of a label, which is not used, disagrees with its image's grid."""
+    if label.remarks.fault:
+        return (f"{subject} {label.remarks.fault}",)
+    differences = grid.differences(label.geometry)
+    return (f"{subject} differs from the image's in {'; '.join(differences)}",) if differences else ()

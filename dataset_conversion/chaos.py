@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -22,7 +22,7 @@ from dataset_conversion.dicom import Slice, dicom_files, order_by_position, read
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
 from dataset_conversion.masks import read_mask
 from dataset_conversion.options import Check, Options
-from dataset_conversion.source import children, opened
+from dataset_conversion.source import children, folders_in, is_there, opened
 from dataset_conversion.splits import k_folds
 from dataset_conversion.volumes import Volume
 from nnunet_ext.core.errors import UserError
@@ -33,6 +33,8 @@ _MR_LABELS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, 
 GREY_RANGES = MappingProxyType({1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)})
 #: Grey values that only the release of 2019 has; its left kidney (240) would pass for a spleen.
 OLD_GREY_VALUES = (80, 160)
+#: More mask pixels than this with a grey value of no organ are no stray edges.
+STRAY_FRACTION = 0.05
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 #: Positions of the two phases may differ by this much.
 SAME_PLACE_MM = 0.1
@@ -97,8 +99,9 @@ class ChaosCase(Case):
         """Slices and masks."""
         return (*self.slices, *self.masks)
 
-    def check_headers(self) -> None:
+    def check_headers(self) -> Sequence[tuple[Path, Volume]]:
         """Compare the numbers of slices and masks."""
+        read_slice(self.slices[0])  # what is no series of single slices is said to be none, not miscounted
         count = len(self.slices) / (2 if self.part == "T1DUAL" else 1)
         if self.masks and count != len(self.masks):
             phases = " of two phases" if self.part == "T1DUAL" else ""
@@ -106,6 +109,7 @@ class ChaosCase(Case):
                 f"{self.slices[0].parent} holds {len(self.slices)} DICOM slices{phases} and "
                 f"{self.masks[0].parent} {len(self.masks)} masks."
             )
+        return []
 
     def read(self, check: Check) -> Scan:
         """Read the stack, or both phases, and the masks in the order of slice positions."""
@@ -123,7 +127,7 @@ class ChaosCase(Case):
             label = self._label([self.masks[i] for i in orders[0]], ordered[0], warnings)
         channels = [read_stack(stack) for stack in ordered]
         if len(channels) == 2:
-            channels[1] = Volume(channels[0].geometry, channels[1].array)
+            channels[1] = replace(channels[1], geometry=channels[0].geometry)
         return Scan(channels, label, tuple(warnings))
 
     def _check_same_places(self, first: Sequence[Slice], second: Sequence[Slice]) -> None:
@@ -153,6 +157,11 @@ class ChaosCase(Case):
                 label[index] = grey > 0
             else:
                 stray += _decode(grey, path, label[index])
+        if stray > STRAY_FRACTION * (stray + np.count_nonzero(label)):
+            raise UserError(
+                f"{masks[0].parent}: {stray} mask pixels have a grey value of no organ and "
+                f"{np.count_nonzero(label)} that of one; liver is 63, right kidney 126, left kidney 189, spleen 252."
+            )
         if stray:
             warnings.append(f"{stray} mask pixels have a grey value of no organ and became background")
         return Volume(geometry, label)
@@ -262,8 +271,10 @@ def convert_chaos(source: Path, options: Options, part: ChaosPart) -> Path:
 def find_cases(folder: Path, part: ChaosPart) -> Findings:
     """Find the patients of one part: folders that hold DICOM_anon, labelled ones with Ground beside it.
 
+    A case without slices and a training case without masks are among the findings' problems.
+
     Raises:
-        UserError: no case, a training case without masks, or one patient twice.
+        UserError: no case, or one patient twice.
     """
     known = catalogue.CHAOS_CT_CASES if part == "CT" else catalogue.CHAOS_MR_CASES
     findings = Findings()
@@ -281,11 +292,15 @@ def find_cases(folder: Path, part: ChaosPart) -> Findings:
         if part == "T1DUAL":
             slices += tuple(path for phase in children(anon) if phase.is_dir() for path in dicom_files(phase))
         if not slices:
-            raise UserError(f"{anon} holds no DICOM files.")
+            findings.problems.append(UserError(f"{anon} holds no DICOM files."))
+            continue
         ground = anon.parent / "Ground"
-        masks = tuple(p for p in children(ground) if p.suffix.lower() == ".png") if ground.is_dir() else ()
+        masks = (
+            tuple(p for p in children(ground) if p.suffix.lower() == ".png" and is_there(p)) if ground.is_dir() else ()
+        )
         if not masks and (number in known or ground.is_dir()):
-            raise UserError(f"{anon} has no label: {ground} holds no PNG masks.")
+            findings.problems.append(UserError(f"{anon} has no label: {ground} holds no PNG masks."))
+            continue
         prefix = "chaosct" if part == "CT" else "chaosmr"
         findings.cases.append(ChaosCase(f"{prefix}_{number:03d}", "Tr" if masks else "Ts", slices, masks, part))
     if not found:
@@ -319,7 +334,7 @@ def _where_else(folder: Path, part: ChaosPart) -> str:
 def _folders_named(folder: Path, name: str) -> list[Path]:
     if folder.name == name:
         return [folder]
-    return [found for child in children(folder) if child.is_dir() for found in _folders_named(child, name)]
+    return [found for child in folders_in(folder) for found in _folders_named(child, name)]
 
 
 if __name__ == "__main__":

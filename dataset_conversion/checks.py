@@ -31,6 +31,63 @@ def check_same_size(image: Geometry, label: Geometry, image_name: Path | str, la
         )
 
 
+#: A CT shows air, at -1000 HU: at the lowest its voxels lie about there, with noise and rounding somewhat above.
+LOWEST_CT = -500
+
+
+def check_intensities(image: np.ndarray | None, channel: str) -> str:
+    """Say, as a clause without subject, why voxels cannot be those of the channel; empty where they can."""
+    if image is None or channel.casefold() != "ct" or not image.size:
+        return ""
+    lowest = float(image.min())
+    if lowest <= LOWEST_CT:
+        return ""
+    return (
+        f"has {lowest:g} as its lowest value, and a CT shows air at -1000 HU: most likely it was not rescaled to "
+        "Hounsfield units, or windowed"
+    )
+
+
+#: Organs that fill more of an image than this are most likely its background.
+LARGEST_SHARE = 0.6
+
+
+def check_share_of_organs(label: np.ndarray) -> str | None:
+    """Say, as a clause without subject, why a label map cannot be one of organs; None where it can."""
+    import numpy as np
+
+    share = np.count_nonzero(label) / max(1, label.size)
+    if share == 0:
+        return "holds no voxel of an organ"
+    if share > LARGEST_SHARE:
+        return f"calls {share:.0%} of its voxels organs, so that most likely its background has a label"
+    return None
+
+
+BACKGROUND, IGNORE = "background", "ignore"
+
+
+def check_label_table(labels: Mapping[str, int], where: Path | str) -> None:
+    """Raise :class:`UserError` where nnU-Net cannot plan with a table of labels.
+
+    Args:
+        labels: value by name.
+        where: named in the message.
+    """
+    if labels.get(BACKGROUND) != 0:
+        raise UserError(f'{where} does not call label 0 "{BACKGROUND}", as nnU-Net needs it.')
+    if sorted(labels.values()) != list(range(len(labels))):
+        raise UserError(
+            f"{where} numbers its labels {sorted(labels.values())}; nnU-Net needs 0, 1, 2, ... without gaps."
+        )
+    if not set(labels) - {BACKGROUND, IGNORE}:
+        raise UserError(f"{where} names no label besides {' and '.join(labels)}: there is nothing to segment.")
+    if labels.get(IGNORE, len(labels) - 1) != len(labels) - 1:
+        raise UserError(f'{where} gives "{IGNORE}" the value {labels[IGNORE]}; nnU-Net needs the highest one.')
+    if len(labels) > 2**16:
+        raise UserError(f"{where} names {len(labels)} labels, more than nnU-Net can store.")
+
+
 def _by(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))
 

@@ -62,7 +62,14 @@ def _shared(  # the parameters that every command has
     ] = _Check.full,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset if it exists.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Convert although a label looks flipped.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Convert although something looks wrong: a flipped or empty label, two voxel sizes or an odd unit in "
+            "a header, values that are not those of a CT, listed cases that are missing. The report says so.",
+        ),
+    ] = False,
 ) -> Options:
     return Options(dataset_id, mode.value, processes, check.value, dry_run, overwrite, force)
 

@@ -22,6 +22,8 @@ from rich.console import Console
 from dataset_conversion import checks
 from dataset_conversion.cases import Case, Scan, SkipCaseError, Subset
 from dataset_conversion.options import Options
+from dataset_conversion.plausible import ABDOMEN_MM, implausible
+from dataset_conversion.remarks import together
 from dataset_conversion.source import natural_key
 from dataset_conversion.splits import Split
 from dataset_conversion.volumes import (
@@ -32,6 +34,7 @@ from dataset_conversion.volumes import (
     write_nifti,
 )
 from nnunet_ext import __version__
+from nnunet_ext.core.environment import folder_value
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import replaced_when_complete, write_text
 
@@ -53,6 +56,7 @@ class Dataset:
         licence: terms under which the data may be used.
         reference: where the data come from.
         file_ending: ``.nii.gz`` or ``.nii``, of every file nnU-Net will read.
+        field_of_view_mm: shortest and longest plausible length of an image's longest edge.
         extra: further keys for dataset.json, ignored by nnU-Net.
     """
 
@@ -63,6 +67,7 @@ class Dataset:
     licence: str
     reference: str
     file_ending: str = ".nii.gz"
+    field_of_view_mm: tuple[float, float] = ABDOMEN_MM
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -74,12 +79,16 @@ class Findings:
         cases: to be converted.
         skipped: reason by name of what was left out.
         notes: sentences on the dataset as a whole.
+        problems: what is wrong with single cases; the conversion stops once all have been looked at.
+        doubts: sentences on what most likely is a mistake; with ``--force`` they are notes.
         split: folds for ``splits_final.json``; None leaves them to nnU-Net.
     """
 
     cases: list[Case] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    problems: list[UserError] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     split: Split | None = None
 
     def names(self, subset: Subset) -> list[str]:
@@ -118,6 +127,7 @@ class Record:
         warnings: sentences for the report.
         skipped: why the case was left out.
         digest: hash of the image, empty where images are not compared.
+        problem: why the case cannot be converted, which stops the conversion when all cases have been looked at.
     """
 
     name: str
@@ -129,18 +139,16 @@ class Record:
     warnings: list[str] = field(default_factory=list)
     skipped: str | None = None
     digest: str = ""
+    problem: str | None = None
 
 
 def raw_folder() -> Path:
     """The folder of nnU-Net's raw datasets.
 
     Raises:
-        UserError: ``nnUNet_raw`` is not set.
+        UserError: ``nnUNet_raw`` is not set, or has quotes or a ``~`` in it.
     """
-    value = os.environ.get("nnUNet_raw", "")
-    if not value:
-        raise UserError("nnUNet_raw is not set: export nnUNet_raw=FOLDER, where your nnU-Net datasets are to lie.")
-    return Path(value).absolute()
+    return Path(folder_value("nnUNet_raw")).absolute()
 
 
 def folder_name(dataset: Dataset, options: Options) -> str:
@@ -170,12 +178,13 @@ def convert(
     if source_is_temporary:
         options = replace(options, mode="copy")
     target = check_target(dataset, options)
+    checks.check_label_table(dataset.labels, source)
     cases = sorted(findings.cases, key=lambda case: natural_key(case.name))
-    _check_cases(cases, source)
+    if not findings.problems:
+        _check_cases(cases, source)
     _check_sources_stay(cases, target)
     _check_preprocessed_split(target.name, findings.split)
-    for case in cases:
-        case.check_headers()
+    _check_headers(cases, dataset, findings, options)
     work = target.with_name(f".{target.name}.partial")
     subsets = {case.subset for case in cases} | {"Ts"}  # nnU-Net's own tools expect imagesTs
     if not options.dry_run:
@@ -184,6 +193,9 @@ def convert(
     # without the further keys of dataset.json, which say nothing of a single case: its record outlives a change of them
     job = _Job(None if options.dry_run else work, replace(dataset, extra={}), options)
     done = {record.name: record for record in _run(job, cases, options.processes)}
+    problems = [UserError(problem) for case in cases if (problem := done[case.name].problem) is not None]
+    if problems:
+        raise together(problems)
     records = [done[case.name] for case in cases if done[case.name].skipped is None]
     _check_images_differ(records, {case.name: case.image_path for case in cases})
     findings.skipped.update({name: r.skipped for name, r in done.items() if r.skipped is not None})
@@ -274,18 +286,25 @@ class _Job:
     options: Options
 
     def __call__(self, case: Case) -> Record:
-        record = Record(case.name, case.subset, self._fingerprint(case))
+        record = Record(case.name, case.subset, "")
+        try:
+            record.fingerprint = self._fingerprint(case)
+        except OSError as error:  # a link to a file that is gone, among others
+            record.problem = _sentence(error)
+            return record
         stamp = None if self.folder is None else self.folder / "records" / f"{case.name}.json"
         if stamp is not None and stamp.is_file():
             finished = Record(**json.loads(stamp.read_text(encoding="utf-8")))
             if finished.fingerprint == record.fingerprint:
                 return finished
         try:
-            scan = case.read(self.options.check)
+            scan = self._checked(case.read(self.options.check), case, record)
         except SkipCaseError as reason:
             record.skipped = str(reason)
             return record
-        scan = self._checked(scan, case, record)
+        except (UserError, OSError) as error:
+            record.problem = _sentence(error)
+            return record
         if self.folder is not None and stamp is not None:
             self._write(scan, record)
             # nothing is gained by remembering a case of which only two headers were read
@@ -310,14 +329,31 @@ class _Job:
         for volume in scan.channels:
             if volume.array is not None and not _is_finite(volume.array):
                 raise UserError(f"{case.image_path} holds voxels that are NaN or infinite, which nnU-Net refuses.")
+        self._question(scan, case, record)
         if scan.label is None or scan.label.array is None:
             return scan
         array, rounded = checks.integer_labels(scan.label.array, case.label_path)
         checks.check_label_values(array, self.dataset.labels, case.label_path)
+        if (doubt := checks.check_share_of_organs(array)) is not None:
+            self._doubt(doubt, case.label_path, record)
         self._check_orientation(scan.channels[0].array, array, case.label_path, record)
         if rounded:
             record.warnings.append("label values were rounded to integers")
         return replace(scan, label=Volume(scan.label.geometry, array, None if rounded else scan.label.path))
+
+    def _question(self, scan: Scan, case: Case, record: Record) -> None:
+        """Raise :class:`UserError` where a channel cannot be right; with ``--force`` that is a warning."""
+        for name, volume in zip(self.dataset.channel_names, scan.channels, strict=True):
+            for text in (*_doubts(case.image_path, volume, self.dataset), checks.check_intensities(volume.array, name)):
+                if text:
+                    self._doubt(text, case.image_path, record)
+            record.warnings.extend(note for note in volume.remarks.notes if note not in record.warnings)
+
+    def _doubt(self, text: str, path: Path, record: Record) -> None:
+        if not self.options.force:
+            raise UserError(_with_force(path, text))
+        if text not in record.warnings:
+            record.warnings.append(text)
 
     def _check_orientation(self, image: np.ndarray | None, label: np.ndarray, path: Path, record: Record) -> None:
         value = checks.telling_label(self.dataset.labels)
@@ -348,6 +384,9 @@ class _Job:
         if scan.label is not None:
             record.label = self._place(scan.label, f"labels{record.subset}/{record.name}{ending}", is_label=True)
 
+    def _label_type(self) -> str:
+        return "uint8" if max(self.dataset.labels.values()) < 2**8 else "uint16"
+
     def _place(self, volume: Volume, name: str, *, is_label: bool) -> str:
         """Put one file at ``name`` in the dataset, or leave it where it is; gives the path for dataset.json."""
         assert self.folder is not None
@@ -357,7 +396,9 @@ class _Job:
                 assert volume.path is not None
                 volume = replace(volume, array=read_volume(volume.path).array)
             assert volume.array is not None
-            write_nifti(target, volume.array.astype("uint8") if is_label else _compact(volume.array), volume.geometry)
+            write_nifti(
+                target, volume.array.astype(self._label_type()) if is_label else _compact(volume.array), volume.geometry
+            )
         elif self.options.mode == "copy" or "$" in str(volume.path.absolute()):  # nnU-Net expands variables in paths
             with replaced_when_complete(target, by_process=True) as temporary:
                 shutil.copyfile(volume.path, temporary)
@@ -367,6 +408,40 @@ class _Job:
         else:
             return str(volume.path.absolute())
         return name
+
+
+def _check_headers(cases: Sequence[Case], dataset: Dataset, findings: Findings, options: Options) -> None:
+    """Look at the headers of all cases and say at once what is wrong with any of them, or was found before."""
+    problems: list[UserError | str] = [*findings.problems]
+    doubts = list(findings.doubts)
+    for case in cases:
+        try:
+            for path, header in case.check_headers():
+                doubts += [_with_force(path, text) for text in _doubts(path, header, dataset)]
+        except (UserError, OSError) as error:
+            problems.append(_sentence(error))
+    if problems or (doubts and not options.force):
+        raise together([*problems, *([] if options.force else doubts)])
+    findings.notes.extend(text.partition("; ")[0] for text in findings.doubts)
+
+
+def _doubts(path: Path, image: Volume, dataset: Dataset) -> list[str]:
+    """What most likely is wrong with an image's grid; raises :class:`UserError` where it cannot be used at all."""
+    if image.remarks.fault:
+        raise UserError(f"{path} {image.remarks.fault}.")
+    grid = image.geometry
+    found = implausible(grid.size[:3], grid.spacing[:3], image.unit, dataset.field_of_view_mm)
+    return [*image.remarks.doubts, *([found] if found else [])]
+
+
+def _with_force(path: Path, doubt: str) -> str:
+    return f"{path} {doubt}; mend it, or convert it as it is with --force."
+
+
+def _sentence(error: UserError | OSError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{error.filename or 'A file'} cannot be read: {error.strerror or error}."
 
 
 def _axis_codes(geometry: Geometry) -> str:

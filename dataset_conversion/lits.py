@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -71,8 +72,10 @@ def convert_lits(
 def find_cases(folder: Path, spacings: dict[int, tuple[float, float, float]]) -> Findings:
     """Pair volumes and segmentations by number.
 
+    A volume without segmentation and the reverse are among the findings' problems.
+
     Raises:
-        UserError: a volume without segmentation or the reverse, or two files of one number.
+        UserError: two files of one number, or a spacing for a case that is not there.
     """
     volumes: dict[int, Path] = {}
     tests: dict[int, Path] = {}
@@ -88,12 +91,13 @@ def find_cases(folder: Path, spacings: dict[int, tuple[float, float, float]]) ->
     findings = Findings()
     for number, path in sorted(volumes.items()):
         if number not in labels:
-            raise UserError(f"{path} has no label: segmentation-{number}.nii is missing.")
+            findings.problems.append(UserError(f"{path} has no label: segmentation-{number}.nii is missing."))
+            continue
         spacing = spacings.get(number)
         findings.cases.append(FileCase(f"lits_{number:03d}", "Tr", path, labels[number], spacing=spacing))
     for number, path in sorted(labels.items()):
         if number not in volumes:
-            raise UserError(f"{path} has no image: volume-{number}.nii is missing.")
+            findings.problems.append(UserError(f"{path} has no image: volume-{number}.nii is missing."))
     for number, path in sorted(tests.items()):
         findings.cases.append(FileCase(f"lits_test_{number:03d}", "Ts", path))
     findings.note_missing("labelled cases", catalogue.LITS_CASES, sorted(volumes))
@@ -132,7 +136,10 @@ def _note_lost_spacing(findings: Findings) -> None:
 
 
 def _has_unit_spacing(path: Path) -> bool:
-    return read_header(path).geometry.spacing == (1.0, 1.0, 1.0)
+    try:
+        return read_header(path).geometry.spacing == (1.0, 1.0, 1.0)
+    except UserError:
+        return False  # said with all that is wrong, when the headers are checked
 
 
 def _split(findings: Findings, labelled: float, test_numbers: Sequence[int] | None) -> None:
@@ -176,7 +183,7 @@ def read_spacings(path: Path) -> dict[int, tuple[float, float, float]]:
             number, (x, y, z) = int(row[0]), (float(value) for value in row[1:])
         except ValueError as error:
             raise UserError(f"{path}, line {index + 1}: expected case,x,y,z with the voxel size in mm.") from error
-        if min(x, y, z) <= 0:
+        if not (math.isfinite(x + y + z) and min(x, y, z) > 0):
             raise UserError(f"{path}, line {index + 1}: voxel sizes must be positive.")
         result[number] = (x, y, z)
     return result

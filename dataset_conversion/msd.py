@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dataset_conversion.cases import FileCase
 from dataset_conversion.catalogue import MSD, MSD_TASKS, MsdTask
+from dataset_conversion.checks import BACKGROUND, check_label_table
 from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
 from dataset_conversion.options import Options
-from dataset_conversion.source import children, opened
+from dataset_conversion.plausible import ANY_PART_MM
+from dataset_conversion.source import children, folders_in, is_junk, opened
 from dataset_conversion.splits import SEED, Split, hold_out
 from dataset_conversion.volumes import is_nifti, nifti_ending, nifti_stem
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.errors import UserError, last_line
 
 _TASK_NAME = re.compile(r"Task(\d{2,3})_(\w+)", re.IGNORECASE)
 _KEPT_KEYS = ("description", "release")
+#: What label 0 is called in descriptions, in any case.
+_BACKGROUND_NAMES = (BACKGROUND, "back ground", "bg", "unlabeled", "unlabelled", "clear label", "none", "other", "rest")
+_OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".img.gz", ".hdr", ".mgz", ".mgh", ".dcm", ".npy", ".npz")
 
 
 def convert_msd(source: Path, options: Options, validation: int | None = None) -> Path:
@@ -66,7 +72,7 @@ def find_task(folder: Path, depth: int = 3) -> Path:
             raise UserError(f"{folder} holds several tasks ({names}); point at one of them.")
         if tasks:
             return tasks[0]
-        level = [child for path in level for child in children(path) if child.is_dir()]
+        level = [child for path in level for child in folders_in(path)]
     raise UserError(f"{folder} holds no Decathlon task: no folder with imagesTr was found.")
 
 
@@ -100,33 +106,40 @@ def describe(task: Path) -> Dataset:
         licence=str(content.get("licence") or content.get("license") or MSD.licence),
         reference=str(content.get("reference") or MSD.url),
         file_ending=".nii" if endings and set(endings) == {".nii"} else ".nii.gz",
+        field_of_view_mm=ANY_PART_MM,
         extra={key: content[key] for key in _KEPT_KEYS if key in content},
     )
 
 
 def find_cases(task: Path, file_ending: str) -> Findings:
-    """Pair images and labels by name.
+    """Pair images and labels by name, and compare what is there with what dataset.json lists.
 
     Raises:
-        UserError: an image has no label, a label has no image, or files listed in dataset.json are missing.
+        UserError: two files have the same case name, or dataset.json cannot be read.
     """
-    images, labels = _images_by_name(task / "imagesTr"), _images_by_name(task / "labelsTr")
-    for name in images:
-        if name not in labels:
-            raise UserError(f"{images[name]} has no label: {task / 'labelsTr' / (name + file_ending)} is missing.")
-    for name in labels:
-        if name not in images:
-            raise UserError(f"{labels[name]} has no image: {task / 'imagesTr' / (name + file_ending)} is missing.")
-    tests = _images_by_name(task / "imagesTs")
-    cases = [FileCase(name, "Tr", images[name], labels[name]) for name in images]
-    return Findings([*cases, *(FileCase(name, "Ts", path) for name, path in tests.items())])
+    findings = Findings()
+    images, labels, tests = (_images_by_name(task / name, findings) for name in ("imagesTr", "labelsTr", "imagesTs"))
+    for name in sorted(images.keys() - labels.keys()):
+        wanted = task / "labelsTr" / (name + file_ending)
+        findings.problems.append(UserError(f"{images[name]} has no label: {wanted} is missing."))
+    for name in sorted(labels.keys() - images.keys()):
+        wanted = task / "imagesTr" / (name + file_ending)
+        findings.problems.append(UserError(f"{labels[name]} has no image: {wanted} is missing."))
+    findings.cases += [FileCase(name, "Tr", path, labels[name]) for name, path in images.items() if name in labels]
+    findings.cases += [FileCase(name, "Ts", path) for name, path in tests.items()]
+    _compare_with_list(task, findings, images, labels, tests)
+    return findings
 
 
-def _images_by_name(folder: Path) -> dict[str, Path]:
+def _images_by_name(folder: Path, findings: Findings) -> dict[str, Path]:
     found: dict[str, Path] = {}
     if not folder.is_dir():
         return found
     for path in children(folder):
+        if path.name.lower().endswith(_OTHER_FORMATS):
+            findings.problems.append(
+                UserError(f"{path} is no NIfTI file, as those of a Decathlon task are: convert it to .nii.gz.")
+            )
         if not is_nifti(path):
             continue
         name = nifti_stem(path)
@@ -136,42 +149,118 @@ def _images_by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _compare_with_list(
+    task: Path, findings: Findings, images: dict[str, Path], labels: dict[str, Path], tests: dict[str, Path]
+) -> None:
+    """Name the cases that dataset.json promises and that are not there, and those that it does not list."""
+    path = task / "dataset.json"
+    content = _read_json(path) if path.is_file() else {}
+    for key, folder, found in (("training", "imagesTr", images | labels), ("test", "imagesTs", tests)):
+        listed = _listed(content.get(key), path, key)
+        missing = [name for name in listed if name not in found]
+        if missing:
+            some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            findings.doubts.append(
+                f"{path} lists {len(listed)} cases in {folder}, of which {len(missing)} are not there as NIfTI files: "
+                f"{some}; restore them, or leave them out with --force."
+            )
+            findings.skipped.update(dict.fromkeys(missing, "listed in dataset.json, but not there"))
+        unlisted = [name for name in found if name not in listed]
+        if listed and unlisted:
+            findings.notes.append(
+                f"{len(unlisted)} cases in {folder} are not listed in dataset.json: {unlisted[0]} ..."
+            )
+    promised = content.get("numTraining")
+    if not isinstance(content.get("training"), list) and isinstance(promised, int) and promised != len(images):
+        findings.doubts.append(
+            f"{path} promises {promised} training cases and {len(images)} are there; restore the missing ones, or "
+            "leave them out with --force."
+        )
+
+
+def _listed(entries: Any, path: Path, key: str) -> list[str]:
+    """Case names of one list of dataset.json, whose items are file names or hold them; ``._`` files are none."""
+    if entries is None:
+        return []
+    names = []
+    for entry in entries if isinstance(entries, list) else [None]:
+        name = entry.get("image") if isinstance(entry, dict) else entry
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f'{path} has a list "{key}" whose items do not name their image.')
+        file = PurePosixPath(name.replace("\\", "/"))
+        if not is_junk(file.name):
+            names.append(nifti_stem(Path(file.name)) if is_nifti(Path(file.name)) else file.name.partition(".")[0])
+    return list(dict.fromkeys(names))
+
+
 def _read_json(path: Path) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, count in Counter(key.strip() for key, _ in pairs).items():
+            if count > 1:  # of two labels of one number the first would vanish without a word
+                raise UserError(f'{path} has "{key}" twice in the same place; remove one.')
+        return {key.strip(): value for key, value in pairs}
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}).") from error
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({last_line(error)}).") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not the description of a dataset.")
-    return {str(key).strip(): value for key, value in content.items()}
+    return content
 
 
 def _channels(content: dict[str, Any], path: Path) -> list[str]:
     channels = content.get("modality") or content.get("channel_names")
-    if not isinstance(channels, dict) or sorted(channels) != sorted(str(i) for i in range(len(channels))):
+    if (
+        not isinstance(channels, dict)
+        or sorted(channels) != sorted(str(i) for i in range(len(channels)))
+        or not all(isinstance(name, str) and name.strip() for name in channels.values())
+    ):
         raise UserError(f'{path} does not name its channels as "modality": {{"0": "CT", ...}}.')
-    return [str(channels[str(i)]) for i in range(len(channels))]
+    return [channels[str(i)].strip() for i in range(len(channels))]
 
 
 def _labels(content: dict[str, Any], path: Path) -> dict[str, int]:
-    """Labels by name, from the Decathlon's order ("1": "liver") or nnU-Net v2's ("liver": 1)."""
+    """Labels by name, from the Decathlon's order ("1": "liver") or nnU-Net v2's ("liver": 1).
+
+    Label 0 is called "background", as nnU-Net needs it, where the description has another word for it or none.
+    """
     wrong = UserError(f'{path} does not name its labels as "labels": {{"0": "background", "1": "liver", ...}}.')
     entries = content.get("labels")
-    if not isinstance(entries, dict):
+    if not isinstance(entries, dict) or not entries:
         raise wrong
-    try:
-        value_first = all(str(key).isdigit() for key in entries)
-        labels = (
-            {str(b): int(a) for a, b in entries.items()} if value_first else {a: int(b) for a, b in entries.items()}
-        )
-    except (TypeError, ValueError) as error:
-        raise wrong from error
-    # two labels of one name would have merged above and left a gap
-    if sorted(labels.values()) != list(range(len(labels))):
-        raise UserError(
-            f"{path} numbers its labels {sorted(labels.values())}; nnU-Net needs 0, 1, 2, ... without gaps."
-        )
-    return labels
+    value_first = all(key.isdecimal() for key in entries)
+    pairs = list(entries.items()) if value_first else [(value, key) for key, value in entries.items()]
+    labels: dict[str, int] = {}
+    for value, name in pairs:
+        if not isinstance(name, str) or not name.strip() or not _is_number(value):
+            raise wrong
+        if name.strip() in labels:
+            raise UserError(f'{path} calls two labels "{name.strip()}"; give each a name of its own.')
+        labels[name.strip()] = int(value)
+    return with_background(labels, path)
+
+
+def _is_number(value: Any) -> bool:
+    return value.isdecimal() if isinstance(value, str) else type(value) is int and value >= 0
+
+
+def with_background(labels: dict[str, int], path: Path) -> dict[str, int]:
+    """The table with label 0 first and called "background".
+
+    Raises:
+        UserError: label 0 is something else, or nnU-Net cannot plan with the table.
+    """
+    zero = [name for name, value in labels.items() if value == 0]
+    others = {name: value for name, value in labels.items() if value != 0}
+    if zero and zero[0].casefold() not in _BACKGROUND_NAMES:
+        raise UserError(f'{path} calls label 0 "{zero[0]}", which nnU-Net takes for background; renumber the labels.')
+    taken = [name for name in others if name.casefold() == BACKGROUND]
+    if taken:
+        raise UserError(f'{path} calls label {others[taken[0]]} "{taken[0]}", which is the name of label 0; rename it.')
+    result = {BACKGROUND: 0, **others}
+    check_label_table(result, path)
+    return result
 
 
 if __name__ == "__main__":

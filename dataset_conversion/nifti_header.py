@@ -19,6 +19,8 @@ _LENGTH = 348
 #: Bytes at the beginning of a file that hold the whole header, even if compression made it longer.
 ENOUGH = 4 * _LENGTH
 _MILLIMETRE_OR_UNKNOWN = (0, 2)
+#: NIfTI's codes of one integer or real number a voxel, of at most 8 bytes; others are colours or complex numbers.
+PLAIN_TYPES = (2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280)
 _ROUNDING = 1e-4
 _SAME_MM = 1e-3
 
@@ -80,11 +82,14 @@ def _positive(values: Sequence[float]) -> bool:
 def _affine(content: bytes, order: str, spacing: Sequence[float], scale: float) -> Affine | None:
     """The affine on which all orientation fields that are set agree; None if they do not, or none is set."""
     qform_code, sform_code = struct.unpack_from(f"{order}2h", content, 252)
-    if content[123] & 7 not in _MILLIMETRE_OR_UNKNOWN:
+    (kind,) = struct.unpack_from(f"{order}h", content, 70)
+    if content[123] & 7 not in _MILLIMETRE_OR_UNKNOWN or kind not in PLAIN_TYPES:
+        return None
+    if not plain_scaling(*struct.unpack_from(f"{order}2f", content, 112)):
         return None
     candidates: list[Affine] = []
     if qform_code > 0:
-        candidates.append(_from_quaternion(struct.unpack_from(f"{order}6f", content, 256), spacing, scale))
+        candidates.append(from_quaternion(struct.unpack_from(f"{order}6f", content, 256), spacing, scale))
     if sform_code > 0:
         rows = struct.unpack_from(f"{order}12f", content, 280)
         candidates.append((rows[:4], rows[4:8], rows[8:]))
@@ -106,7 +111,14 @@ def _affine(content: bytes, order: str, spacing: Sequence[float], scale: float) 
     return chosen if perpendicular and agree else None
 
 
-def _from_quaternion(values: Sequence[float], spacing: Sequence[float], scale: float) -> Affine:
+def plain_scaling(slope: float, intercept: float) -> bool:
+    """Whether readers agree on the fields scl_slope and scl_inter: both numbers, or a slope of 0 or NaN alone."""
+    if slope == 0 or math.isnan(slope):
+        return intercept == 0 or math.isnan(intercept)
+    return math.isfinite(slope) and math.isfinite(intercept)
+
+
+def from_quaternion(values: Sequence[float], spacing: Sequence[float], scale: float) -> Affine:
     """The affine of the qform fields quatern_b, _c, _d and qoffset_x, _y, _z (NIfTI-1 standard, method 2)."""
     b, c, d, *offset = values
     a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from dataset_conversion import catalogue
-from dataset_conversion.cases import Case, Scan
+from dataset_conversion.cases import Case, Scan, header_differences
 from dataset_conversion.dicom import Slice, dicom_files, is_dicom, order_by_position, read_slice, read_stack
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
 from dataset_conversion.options import Check, Options
@@ -66,19 +66,23 @@ class NihCase(Case):
         """Slices and label."""
         return (*self.slices, self.label)
 
-    def check_headers(self) -> None:
+    def check_headers(self) -> Sequence[tuple[Path, Volume]]:
         """Compare the number of DICOM slices with that of the label."""
         size = read_header(self.label).geometry.size
-        if not is_nifti(self.slices[0]) and size[2:] != (len(self.slices),):
+        if is_nifti(self.slices[0]):
+            return [(self.slices[0], read_header(self.slices[0]))]
+        read_slice(self.slices[0])  # what is no series of single slices is said to be none, not miscounted
+        if size[2:] != (len(self.slices),):
             raise UserError(
                 f"{self.slices[0].parent} holds {len(self.slices)} DICOM slices and {self.label} has {size[-1]}."
             )
+        return []
 
     def read(self, check: Check) -> Scan:
         """Read image and label and bring both into the order of slice positions."""
         label = read_volume(self.label)
         assert label.array is not None
-        voxels, warnings = label.array, []
+        voxels = label.array
         if is_nifti(self.slices[0]):
             image = to_lps(read_volume(self.slices[0]))
         else:
@@ -93,10 +97,8 @@ class NihCase(Case):
                 f"{self.label} has shape {voxels.shape} (z, y, x) and its image {self.slices[0]} "
                 f"{image.geometry.size[::-1]}."
             )
-        differences = image.geometry.differences(label.geometry)
-        if differences:
-            warnings.append(f"label header, which is not used, differs from the image's in {'; '.join(differences)}")
-        return Scan([image], Volume(image.geometry, np.ascontiguousarray(voxels)), tuple(warnings))
+        warnings = header_differences(image.geometry, label, "label header, which is not used,")
+        return Scan([image], Volume(image.geometry, np.ascontiguousarray(voxels)), warnings)
 
 
 def _instances_descend(ordered: Sequence[Slice]) -> bool:
@@ -130,15 +132,13 @@ def to_lps(volume: Volume) -> Volume:
     if turned is image:
         return volume
     spacing = np.linalg.norm(turned.affine[:3, :3], axis=0)
-    return Volume(
-        Geometry(
-            tuple(int(n) for n in turned.shape),
-            tuple(spacing.tolist()),
-            tuple(turned.affine[:3, 3].tolist()),
-            tuple((turned.affine[:3, :3] / spacing).ravel().tolist()),
-        ),
-        np.asanyarray(turned.dataobj).T,
+    grid = Geometry(
+        tuple(int(n) for n in turned.shape),
+        tuple(spacing.tolist()),
+        tuple(turned.affine[:3, 3].tolist()),
+        tuple((turned.affine[:3, :3] / spacing).ravel().tolist()),
     )
+    return replace(volume, geometry=grid, array=np.asanyarray(turned.dataobj).T, path=None)
 
 
 def convert_nih_pancreas(source: Path, options: Options, labels: Path | None = None) -> Path:
@@ -171,8 +171,10 @@ def _convert(folder: Path, labels: Path, options: Options, source: Path, tempora
 def find_cases(folder: Path, label_folder: Path) -> Findings:
     """Pair patients and labels by their four-digit number.
 
+    A patient without label is among the findings' problems.
+
     Raises:
-        UserError: a patient has no label, several series or several labels.
+        UserError: nothing was found, or a patient has several series or several labels.
     """
     images, labels = _find_images(folder), _find_labels(label_folder)
     if not images:
@@ -187,7 +189,8 @@ def find_cases(folder: Path, label_folder: Path) -> Findings:
         elif number not in images:
             findings.skipped[name] = f"{labels[number].name} has no image"
         elif number not in labels:
-            raise UserError(f"{images[number][0]} has no label: label{number:04d}.nii.gz is missing.")
+            problem = f"{images[number][0]} has no label: label{number:04d}.nii.gz is missing."
+            findings.problems.append(UserError(problem))
         else:
             findings.cases.append(NihCase(name, "Tr", images[number], labels[number]))
     findings.note_missing("cases", catalogue.NIH_CASES, sorted(images.keys() & labels.keys()))

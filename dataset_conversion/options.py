@@ -20,7 +20,7 @@ class Options:
         check: ``full`` reads every voxel once; ``headers`` trusts the voxels of files that need not be rewritten.
         dry_run: look at everything, write nothing.
         overwrite: replace a dataset of the same name.
-        force: convert although labels look flipped or misplaced.
+        force: convert although something looks wrong (labels, geometry, intensities, missing cases); it is noted then.
     """
 
     dataset_id: int | None = None

@@ -48,8 +48,10 @@ def find_cases(folder: Path) -> Findings:
 
     A scan is a test scan if its path says so. Numbers alone cannot tell: 1 to 10 exist in both sets.
 
+    A training scan without label and a label without scan are among the findings' problems.
+
     Raises:
-        UserError: a training scan without label, a label without scan, or two scans of one number in one set.
+        UserError: two scans of one number in one set.
     """
     scans: dict[tuple[bool, int], Path] = {}
     labels: dict[tuple[bool, int], Path] = {}
@@ -70,11 +72,12 @@ def find_cases(folder: Path) -> Findings:
     for (test, number), scan in sorted(scans.items()):
         label = labels.pop((False, number), None) if not test else None
         if not test and label is None:
-            raise UserError(f"{scan} has no label: liver-seg{number:03d} is missing.")
+            findings.problems.append(UserError(f"{scan} has no label: liver-seg{number:03d} is missing."))
+            continue
         name = f"sliver07_test_{number:03d}" if test else f"sliver07_{number:03d}"
         findings.cases.append(FileCase(name, "Ts" if test else "Tr", scan, label, any_foreground=True))
     for label in labels.values():
-        raise UserError(f"{label} has no scan: {label.name.replace('seg', 'orig')} is missing.")
+        findings.problems.append(UserError(f"{label} has no scan: {label.name.replace('seg', 'orig')} is missing."))
     reused = [number for test, number in scans if test and (False, number) in scans]
     if reused:
         findings.notes.append(

@@ -33,12 +33,32 @@ def children(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below ``folder``, junk left out, folder by folder in natural order."""
+    """All files below ``folder``, junk left out, folder by folder in natural order.
+
+    A link to a file that is gone is given like a file, so that whoever opens it says so; a link to a folder above
+    itself is passed over.
+    """
     for path in children(folder):
         if path.is_dir():
-            yield from files_below(path)
-        elif path.is_file():
+            if not _leads_up(path):
+                yield from files_below(path)
+        elif is_there(path):
             yield path
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Folders directly in ``folder``, naturally sorted, junk and links to folders above it left out."""
+    return [path for path in children(folder) if path.is_dir() and not _leads_up(path)]
+
+
+def is_there(path: Path) -> bool:
+    """Whether a name is that of a file, or of a link to one, even if what it leads to is gone."""
+    return path.is_file() or (path.is_symlink() and not path.is_dir())
+
+
+def _leads_up(path: Path) -> bool:
+    """Whether a folder is a link to one that holds it."""
+    return path.is_symlink() and path.resolve() in (path.parent.resolve(), *path.parent.resolve().parents)
 
 
 def is_archive(path: Path) -> bool:

@@ -21,6 +21,8 @@ from dataset_conversion.cases import Case, Scan, on_grid_of
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
 from dataset_conversion.options import Check, Options
 from dataset_conversion.organs import canonical, is_lesion_of
+from dataset_conversion.plausible import ANY_PART_MM
+from dataset_conversion.remarks import together
 from dataset_conversion.source import children
 from dataset_conversion.splits import Split, k_folds
 from dataset_conversion.volumes import Volume, read_header, read_volume
@@ -129,11 +131,13 @@ class UnionCase(Case):
         """All channels and the label map."""
         return (*self.images, self.label)
 
-    def check_headers(self) -> None:
+    def check_headers(self) -> Sequence[tuple[Path, Volume]]:
         """Compare the shapes of image and label."""
         label = read_header(self.label).geometry
-        for image in self.images:
-            checks.check_same_size(read_header(image).geometry, label, image, self.label)
+        headers = [(path, read_header(path)) for path in self.images]
+        for path, header in headers:
+            checks.check_same_size(header.geometry, label, path, self.label)
+        return headers
 
     def read(self, check: Check) -> Scan:
         """Renumber the label map; read the images where they are to be checked and compared with all others."""
@@ -143,7 +147,7 @@ class UnionCase(Case):
         array, _ = checks.integer_labels(label.array, self.label)
         checks.check_label_values(array, dict(self.labels), self.label)
         if any(old != new for old, new in self.values) or len(self.values) < len(self.labels):
-            table = np.zeros(max(value for _, value in self.labels) + 1, np.uint8)
+            table = np.zeros(max(value for _, value in self.labels) + 1, np.uint16)
             for old, new in self.values:
                 table[old] = new
             label = Volume(label.geometry, table[array])
@@ -236,6 +240,7 @@ def convert_union(name: str, full: int, partial: Sequence[str], options: Options
         licence="; ".join(dict.fromkeys(source.licence for source in sources if source.licence)),
         reference="; ".join(dict.fromkeys(source.reference for source in sources if source.reference)),
         file_ending=base.file_ending,
+        field_of_view_mm=ANY_PART_MM,
         extra={KEY: annotated, "union_of": taken},
     )
     check_target(dataset, options)
@@ -342,7 +347,7 @@ def _check_same_form(base: RawDataset, source: RawDataset) -> None:
 def _split(base: RawDataset, full: Sequence[str], partial: Sequence[str]) -> Split:
     """Folds of the fully labelled cases, those of their dataset where it has some; the others only train."""
     path = base.folder / "splits_final.json"
-    folds: Sequence[Mapping[str, list[str]]] | None = _read_json(path) if path.is_file() else None
+    folds = _read_folds(path) if path.is_file() else None
     rule = f"the folds of {base.name}"
     if folds is None:
         drawn = k_folds(full, min(5, len(full))) if len(full) > 1 else None
@@ -360,6 +365,18 @@ def _split(base: RawDataset, full: Sequence[str], partial: Sequence[str]) -> Spl
         f"{rule}; all partially labelled cases train in every fold",
         tuple({"train": [*fold["train"], *partial], "val": list(fold["val"])} for fold in folds),
     )
+
+
+def _read_folds(path: Path) -> Sequence[Mapping[str, list[str]]]:
+    folds = _read_json(path)
+    if not isinstance(folds, list) or not folds or not all(_is_fold(fold) for fold in folds):
+        raise UserError(f'{path} is no list of folds, each with the cases to "train" and to "val"; remove it.')
+    return folds
+
+
+def _is_fold(fold: Any) -> bool:
+    parts = [fold.get(part) if isinstance(fold, dict) else None for part in ("train", "val")]
+    return all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in parts)
 
 
 def read_raw_dataset(number: int) -> RawDataset:
@@ -383,29 +400,43 @@ def read_raw_dataset(number: int) -> RawDataset:
         raise UserError(f"{path} has no usable labels, channel_names or file_ending.") from error
     if KEY in content:
         raise UserError(f"{path} has {KEY}: it is a union itself, so name the datasets that it was made of.")
-    if not all(isinstance(value, int) for value in labels.values()):
-        raise UserError(f"{path} has regions, of which no union can be made: use plain labels.")
+    if not all(type(value) is int for value in labels.values()):
+        raise UserError(
+            f"{path} has labels that are regions or no numbers, of which no union can be made: use plain labels."
+        )
     if sorted(labels.values()) != list(range(len(labels))) or labels.get(BACKGROUND) != 0:
         raise UserError(f"{path} does not number its labels 0, 1, 2, ... from background on.")
     if ending not in _ENDINGS:
         raise UserError(f"{path} has file ending {ending}: a union is made of NIfTI files ({', '.join(_ENDINGS)}).")
-    cases = _listed_cases(folder, content) if "dataset" in content else _cases_in_folders(folder, ending, len(channels))
+    listed = "dataset" in content
+    cases = _listed_cases(path, content) if listed else _cases_in_folders(folder, ending, len(channels))
     if not cases:
         raise UserError(f"{folder} holds no labelled case.")
-    for images, label in cases.values():
-        for file in (*images, label):
-            if not file.is_file():
-                raise UserError(f"{file} of {folder.name} is missing: restore it, or convert that dataset anew.")
+    missing = [
+        UserError(f"{file} of {folder.name} is missing: restore it, or convert that dataset anew.")
+        for images, label in cases.values()
+        for file in (*images, label)
+        if not file.is_file()
+    ]
+    if missing:
+        raise together(missing)
     licence, reference = (str(content.get(key, "")) for key in ("licence", "reference"))
     return RawDataset(folder, labels, channels, ending, cases, licence, reference)
 
 
-def _listed_cases(folder: Path, content: Mapping[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
-    def resolve(path: str) -> Path:
-        return folder / os.path.expandvars(path)
+def _listed_cases(path: Path, content: Mapping[str, Any]) -> dict[str, tuple[tuple[Path, ...], Path]]:
+    def resolve(file: str) -> Path:
+        return path.parent / os.path.expandvars(file)
 
-    entries = content["dataset"].items()
-    return {name: (tuple(map(resolve, entry["images"])), resolve(entry["label"])) for name, entry in entries}
+    entries = content["dataset"]
+    cases = {}
+    for name, entry in entries.items() if isinstance(entries, dict) else [("dataset", None)]:
+        images, label = (entry.get(part) if isinstance(entry, dict) else None for part in ("images", "label"))
+        files = images if isinstance(images, list) else [None]
+        if not isinstance(label, str) or not all(isinstance(file, str) for file in files):
+            raise UserError(f"{path} does not name the images and the label of {name} as nnU-Net does.")
+        cases[name] = (tuple(map(resolve, files)), resolve(label))
+    return cases
 
 
 def _cases_in_folders(folder: Path, ending: str, channels: int) -> dict[str, tuple[tuple[Path, ...], Path]]:

@@ -9,14 +9,16 @@ numpy and imaging libraries are imported where they are used: a conversion that 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset_conversion.metaimage import check_raw_length
-from dataset_conversion.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header
+from dataset_conversion.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header, plain_scaling
+from dataset_conversion.remarks import NOTHING, Remarks
 from nnunet_ext.core.errors import UserError, last_line
 from nnunet_ext.core.files import replaced_when_complete
 from nnunet_ext.core.nifti_length import promised_length, stored_length
@@ -76,11 +78,15 @@ class Volume:
         geometry: its grid.
         array: voxels ``(z, y, x)``; None where only the header was read.
         path: a file that nnU-Net can read in place of this volume, None where it has to be written.
+        remarks: what its reader has to say of it.
+        unit: of the lengths in the file's header, in mm.
     """
 
     geometry: Geometry
     array: np.ndarray | None = None
     path: Path | None = None
+    remarks: Remarks = NOTHING
+    unit: float = 1.0
 
 
 def _short(values: tuple[float, ...]) -> str:
@@ -105,11 +111,11 @@ def nifti_stem(path: Path) -> str:
 def read_header(path: Path) -> Volume:
     """Read the header of an image file.
 
-    A NIfTI file that SimpleITK refuses, because its axes are not perpendicular or because it is NIfTI-2, comes back
-    with the nearest perpendicular axes and without a path: it has to be written anew.
+    A NIfTI file that SimpleITK refuses or reads otherwise than its header can be understood comes back without a path:
+    it has to be written anew. What its header leaves open is in the remarks (:mod:`.nifti_geometry`).
 
     Raises:
-        UserError: the file is no image or is shorter than its header says.
+        UserError: the file is no image, is shorter than its header says, or has colours or complex numbers as voxels.
     """
     try:
         status = path.stat()
@@ -124,26 +130,129 @@ def _read_header(path: Path, size: int, modified: int) -> Volume:
         header = _checked_nifti_header(path)
         if header is not None and header.affine is not None and len(header.shape) == 3:
             return Volume(_from_ras(header.shape, header.affine, header.spacing), path=path)
-    elif path.suffix.lower() == ".mhd":
+        return _questioned_nifti(path)
+    if path.suffix.lower() == ".mhd":
         check_raw_length(path)
-    return _read_header_with_itk(path)
+    return _with_perpendicular_axes(Volume(_seen_by_itk(path)))
 
 
-def _read_header_with_itk(path: Path) -> Volume:
+def _seen_by_itk(path: Path) -> Geometry:
+    """What SimpleITK reads of a header.
+
+    Raises:
+        UserError: it refuses the file, or a voxel is not one real number.
+    """
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with _silent_itk():
+            reader.ReadImageInformation()
     except RuntimeError as error:
-        if is_nifti(path):  # skewed axes, or NIfTI-2
-            _decompressed_length(path)  # raises if the reason is that the file is damaged
-            return Volume(_perpendicular_geometry(path))
         raise UserError(f"{path} cannot be read ({last_line(error)}).") from error
-    geometry = Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
-    in_place = is_nifti(path) and len(_load_nifti(path).shape) == len(geometry.size)  # else a 3D image stored as 4D
-    return Volume(geometry, path=path if in_place else None)
+    if reader.GetNumberOfComponents() != 1:
+        raise UserError(f"{path} {_NOT_ONE_NUMBER.format(sitk.GetPixelIDValueAsString(reader.GetPixelID()))}")
+    return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+_NOT_ONE_NUMBER = (
+    "has voxels of the type {}, and one real number a voxel is needed: make it a grey image, or the magnitude of a "
+    "complex one."
+)
+
+
+@contextmanager
+def _silent_itk() -> Iterator[None]:
+    """Keep ITK's warnings from the terminal: what matters of them is said in the report."""
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+@contextmanager
+def _silent_nibabel() -> Iterator[None]:
+    """Keep from the terminal what nibabel mends of a header, and numpy's warnings about what is in it."""
+    import numpy as np
+    from nibabel.imageglobals import logger
+
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _questioned_nifti(path: Path) -> Volume:
+    """A NIfTI header that is 4D, of an unusual kind or in question."""
+    from dataset_conversion.nifti_geometry import examine, unit_of
+
+    image = _load_nifti(path)
+    kind = image.get_data_dtype()
+    if kind.kind not in "biuf":
+        raise UserError(f"{path} {_NOT_ONE_NUMBER.format('colour' if kind.fields or kind.kind == 'V' else kind)}")
+    if len(image.shape) < 3:
+        raise UserError(f"{path} has {len(image.shape)} dimensions; 3 or 4 are expected.")
+    seen = None
+    header = _written_header(path, image)
+    if _matrices_are_numbers(header):  # else ITK would write to the terminal and find a grid all the same
+        try:
+            seen = _seen_by_itk(path)
+        except UserError:  # skewed axes, or NIfTI-2
+            _decompressed_length(path)  # raises if the reason is that the file is damaged
+    geometry, remarks, as_itk_sees = examine(header, seen)
+    in_place = (
+        as_itk_sees
+        and kind.itemsize <= 8
+        and len(image.shape) == len(geometry.size)  # else a 3D image stored as 4D
+        and plain_scaling(float(header["scl_slope"]), float(header["scl_inter"]))
+    )
+    return Volume(geometry, None, path if in_place else None, remarks, unit_of(header))
+
+
+def _written_header(path: Path, image: nib.Nifti1Image) -> nib.Nifti1Header:
+    """The header as it is written: nibabel mends voxel sizes and scaling when it loads an image."""
+    from isal import igzip
+
+    with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
+        return image.header_class.from_fileobj(stream, check=False)
+
+
+def _matrices_are_numbers(header: nib.Nifti1Header) -> bool:
+    import numpy as np
+
+    fields = ("pixdim", "quatern_b", "quatern_c", "quatern_d", "srow_x", "srow_y", "srow_z")
+    return all(np.isfinite(header[name]).all() for name in fields)
+
+
+def _with_perpendicular_axes(volume: Volume) -> Volume:
+    """Make sure that a grid read from any other format can be used, and written as NIfTI."""
+    import numpy as np
+
+    geometry = volume.geometry
+    numbers = (*geometry.spacing, *geometry.origin, *geometry.direction)
+    if not np.isfinite(numbers).all() or min(geometry.spacing) <= 0:
+        reason = f"its voxel size is {_short(geometry.spacing)} mm and its origin {_short(geometry.origin)}"
+        return replace(volume, remarks=Remarks(fault=f"has no usable geometry in its header: {reason}"))
+    edge = len(geometry.spacing)
+    axes = np.reshape(geometry.direction, (edge, edge))
+    cosine = float(np.abs(axes.T @ axes - np.eye(edge)).max())
+    if cosine <= DIRECTION_TOLERANCE:
+        return volume
+    u, _, v = np.linalg.svd(axes)
+    note = (
+        f"the axes in its header are {np.degrees(np.arcsin(min(1.0, cosine))):.2g} degrees off perpendicular or not of "
+        "length 1; the nearest perpendicular ones were taken"
+    )
+    straight = replace(geometry, direction=tuple((u @ v).ravel().tolist()))
+    return replace(volume, geometry=straight, remarks=Remarks(notes=(note,)))
 
 
 def _from_ras(shape: Sequence[int], affine: Affine, spacing: Sequence[float]) -> Geometry:
@@ -156,20 +265,6 @@ def _from_ras(shape: Sequence[int], affine: Affine, spacing: Sequence[float]) ->
         tuple(row[3] for row in lps),
         tuple(row[axis] / spacing[axis] for row in lps for axis in range(3)),
     )
-
-
-def _perpendicular_geometry(path: Path) -> Geometry:
-    import numpy as np
-
-    image = _load_nifti(path)
-    axes = image.affine[:3, :3]
-    spacing = np.linalg.norm(axes, axis=0)
-    if not (np.isfinite(image.affine).all() and spacing.min() > 0 and abs(np.linalg.det(axes / spacing)) > 0.5):
-        raise UserError(f"{path} has no usable geometry in its header.")
-    u, _, v = np.linalg.svd(axes / spacing)
-    affine = image.affine.copy()
-    affine[:3, :3] = u @ v * spacing
-    return _from_ras([int(n) for n in image.shape], affine[:3].tolist(), spacing.tolist())
 
 
 def _checked_nifti_header(path: Path) -> NiftiHeader | None:
@@ -207,7 +302,8 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
     import nibabel as nib
 
     try:
-        image = nib.load(path)
+        with _silent_nibabel():
+            image = nib.load(path)
     except Exception as error:  # nibabel raises many kinds for damaged headers
         raise UserError(f"{path} is not a readable NIfTI file ({last_line(error)}).") from error
     if not isinstance(image, nib.Nifti1Image):
@@ -239,7 +335,8 @@ def read_volume(path: Path) -> Volume:
         import SimpleITK as sitk
 
         try:
-            array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+            with _silent_itk():
+                array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         except RuntimeError as error:
             raise UserError(f"{path} cannot be read ({last_line(error)}).") from error
     return replace(header, array=array.reshape(header.geometry.size[::-1]))
@@ -253,7 +350,8 @@ def _nifti_voxels(path: Path) -> np.ndarray:
 
     kind = type(_load_nifti(path))
     try:
-        with igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb") as stream:
+        opened = igzip.open(path) if nifti_ending(path) == ".nii.gz" else path.open("rb")
+        with _silent_nibabel(), opened as stream:
             image = kind.from_stream(stream)
             voxels = image.dataobj
             assert isinstance(voxels, ArrayProxy)

@@ -33,15 +33,32 @@ def require_nnunet() -> str:
     return version
 
 
-def require_folder(variable: str) -> Path:
-    """Return one of nnU-Net's three folders.
+def folder_value(variable: str) -> str:
+    """Return what one of nnU-Net's folder variables is set to.
 
     Raises:
-        UserError: the variable is unset, or its folder does not exist.
+        UserError: it is unset, or has quotes, blanks or a ``~`` that no shell has taken away: as a path they would be
+            a folder of that name below the current one.
     """
     value = os.environ.get(variable)
     if not value:
         raise UserError(f"The environment variable {variable} is not set: export {variable}=/path/to/a/folder.")
+    plain = os.path.expanduser(value.strip().strip("\"'").strip())  # noqa: PTH111 - a path would lose the blanks
+    if plain != value:
+        raise UserError(
+            f"{variable} is set to {value} with the quotes, blanks or ~ in it, which no shell has taken away: set it "
+            f"to {plain}."
+        )
+    return value
+
+
+def require_folder(variable: str) -> Path:
+    """Return one of nnU-Net's three folders.
+
+    Raises:
+        UserError: the variable is unset or wrongly quoted, or its folder does not exist.
+    """
+    value = folder_value(variable)
     if not Path(value).is_dir():
         raise UserError(f"{variable} points at {value}, which is not a folder: create it or change the variable.")
     return Path(value)

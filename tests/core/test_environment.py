@@ -27,3 +27,17 @@ def test_an_unset_folder(monkeypatch):
     monkeypatch.delenv("nnUNet_raw", raising=False)
     with pytest.raises(UserError, match="nnUNet_raw is not set: export nnUNet_raw="):
         environment.require_folder("nnUNet_raw")
+
+
+@pytest.mark.parametrize("way", ['"{}"', "'{}'", " {}", '{}"', "~/{}"])
+def test_folder_with_what_a_shell_would_have_removed(tmp_path, monkeypatch, way):
+    monkeypatch.setenv("nnUNet_results", way.format(tmp_path))
+    with pytest.raises(UserError, match=r"nnUNet_results is set to .*, which no shell has taken away: set it to /"):
+        environment.require_folder("nnUNet_results")
+
+
+def test_folder_with_a_blank_or_a_tilde_inside(tmp_path, monkeypatch):
+    folder = tmp_path / "a b~'c'd"
+    folder.mkdir()
+    monkeypatch.setenv("nnUNet_results", str(folder))
+    assert environment.require_folder("nnUNet_results") == folder

@@ -1,3 +1,4 @@
+import io
 import os
 from pathlib import Path
 
@@ -77,6 +78,153 @@ def test_lossless_jpeg_which_only_gdcm_decodes(tmp_path, truth):
         writer.Execute(image)
         assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
     np.testing.assert_array_equal(stack(tmp_path).array, truth.channels[0] + 2000)
+
+
+def compress(path: Path, compressor: str) -> None:
+    """Compress all bits of all pixels, as they are, with what GDCM writes."""
+    data = pydicom.dcmread(path)
+    kind = np.int16 if data.PixelRepresentation else np.uint16
+    image = sitk.GetImageFromArray(np.frombuffer(data.PixelData, kind).reshape(1, data.Rows, data.Columns))
+    writer = sitk.ImageFileWriter()
+    writer.SetUseCompression(True)
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(path.with_name("compressed.dcm")))
+    writer.Execute(image)
+    compressed = pydicom.dcmread(path.with_name("compressed.dcm"))
+    path.with_name("compressed.dcm").unlink()
+    data.PixelData = compressed.PixelData
+    data["PixelData"].is_undefined_length = True
+    data["PixelData"].VR = "OB"
+    data.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
+    data.save_as(path)
+
+
+@pytest.mark.parametrize("syntax", ["plain", "RLE", "JPEG", "JPEG2000"])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("high", [11, 14])
+def test_only_the_stored_bits_count(tmp_path, truth, syntax, signed, high):
+    """The bits around them hold an overlay in old files (DICOM PS3.5, 8.1.1)."""
+    rng = np.random.default_rng(0)
+    least, below = (-1000, -2048) if signed else (0, 0)
+    expected = truth.channels[0].clip(-1000)
+    for path, plane in zip(write(tmp_path, truth), expected, strict=True):
+        data = pydicom.dcmread(path)
+        stored = (plane.astype(np.int32) + 1000 + least).clip(below, below + 4095)
+        words = (stored & 4095) << (high - 11)
+        words |= rng.integers(0, 2**16, stored.shape) & ~(4095 << (high - 11)) & 0xFFFF
+        data.BitsStored, data.HighBit, data.PixelRepresentation = 12, high, int(signed)
+        data.RescaleIntercept = -1000 - least
+        data.PixelData = words.astype(np.uint16).tobytes()
+        if syntax == "RLE":
+            data.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        data.save_as(path)
+        if syntax.startswith("JPEG"):
+            compress(path, syntax)
+    np.testing.assert_array_equal(stack(tmp_path).array, expected)
+
+
+def test_padding_beyond_the_stored_bits_is_the_lowest_value(tmp_path, truth):
+    for path in write(tmp_path, truth):
+        data = pydicom.dcmread(path)
+        stored = (data.pixel_array.clip(0)).astype(np.uint16)
+        stored[:2] = 63536  # -2000 in 16 bits, as some scanners write it
+        data.BitsStored, data.HighBit, data.PixelRepresentation = 12, 11, 0
+        data.add_new("PixelPaddingValue", "US", 63536)
+        data.PixelData = stored.tobytes()
+        data.save_as(path)
+    expected = truth.channels[0].clip(-1000)
+    expected[:, :2] = -1000
+    np.testing.assert_array_equal(stack(tmp_path).array, expected)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("tags", [("RescaleSlope", "RescaleIntercept"), ("RescaleIntercept",), ("RescaleSlope",)])
+def test_ct_without_rescaling_is_doubted_and_mr_is_not(tmp_path, truth, tags, value):
+    for folder, modality in (("ct", "CT"), ("mr", "MR")):
+        for path in write(tmp_path / folder, truth, modality=modality):
+            if modality == "CT" or value == "":
+                dicom.change(path, **dict.fromkeys(tags, value))
+    assert "CT slices without RescaleSlope" in stack(tmp_path / "ct").remarks.doubts[0]
+    assert stack(tmp_path / "mr").remarks.doubts == ()
+    np.testing.assert_array_equal(stack(tmp_path / "mr").array, truth.channels[0])
+
+
+def test_rescaling_of_some_slices_only(tmp_path, truth):
+    paths = write(tmp_path, truth)
+    dicom.change(paths[2], RescaleSlope=None)
+    with pytest.raises(UserError, match=f"{paths[2].name} differs in having a rescale slope"):
+        stack(tmp_path)
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows"])
+@pytest.mark.parametrize(("value", "state"), [(None, "missing"), ("", "empty")])
+def test_the_tag_at_fault_is_named(tmp_path, truth, tag, value, state):
+    paths = write(tmp_path, truth)
+    data = pydicom.dcmread(paths[2])
+    if value is None:
+        delattr(data, tag)
+    else:
+        data[tag].value = None
+    data.save_as(paths[2])
+    with pytest.raises(UserError, match=rf"{paths[2].name} is not a usable DICOM slice .*{tag} is {state}"):
+        read_slice(paths[2])
+
+
+def rewrite(path: Path, implicit: bool, **options) -> None:
+    """Write a file anew without Transfer Syntax UID."""
+    data = pydicom.dcmread(path)
+    list(data.iterall())  # decode everything, to write it in another order of bytes
+    del data.file_meta.TransferSyntaxUID
+    buffer = io.BytesIO()
+    little = options.pop("little_endian", True)
+    if not little:
+        data.PixelData = data.pixel_array.astype(">i2").tobytes()
+    if options.pop("no_preamble", False):
+        data.preamble, data.file_meta = None, pydicom.dataset.FileMetaDataset()
+    pydicom.dcmwrite(buffer, data, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
+    path.write_bytes(buffer.getvalue())
+
+
+@pytest.mark.parametrize("options", [{"implicit": False}, {"implicit": True}, {"implicit": True, "no_preamble": True}])
+def test_transfer_syntax_that_is_not_named(tmp_path, truth, options):
+    for path in write(tmp_path, truth):
+        rewrite(path, **options)
+    np.testing.assert_array_equal(stack(tmp_path).array, truth.channels[0])
+
+
+def test_compressed_pixels_of_a_syntax_that_is_not_named(tmp_path, truth):
+    paths = write(tmp_path, truth)
+    data = pydicom.dcmread(paths[2])
+    data.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    data.save_as(paths[2])
+    rewrite(paths[2], implicit=False)
+    with pytest.raises(UserError, match=f"{paths[2].name} has no Transfer Syntax UID, and its pixels are compressed"):
+        stack(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"NumberOfFrames": 4}, "it holds 4 frames, CT Image Storage.*one file a slice"),
+        ({"SOPClassUID": pydicom.uid.EnhancedCTImageStorage}, "Enhanced CT Image Storage.*one file a slice"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "its pixels are colours, RGB"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are colours, PALETTE COLOR"),
+        ({"RescaleSlope": 0}, "RescaleSlope is 0"),
+    ],
+)
+def test_what_is_no_grey_slice_is_said(tmp_path, truth, tags, said):
+    paths = write(tmp_path, truth)
+    dicom.change(paths[2], **tags)
+    with pytest.raises(UserError, match=rf"{paths[2].name} is not a usable DICOM slice \(.*{said}"):
+        read_slice(paths[2])
+
+
+def test_link_to_a_slice_that_is_gone(tmp_path, truth):
+    paths = write(tmp_path, truth)
+    paths[-1].unlink()
+    paths[-1].symlink_to(tmp_path / "gone.dcm")
+    with pytest.raises(UserError, match=f"{paths[-1].name} is not a usable DICOM slice .*No such file"):
+        stack(tmp_path)
 
 
 def set_height(path: Path, height: float) -> None:

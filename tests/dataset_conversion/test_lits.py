@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +42,15 @@ def test_lost_spacing_is_noted_and_can_be_given(raw, tmp_path):
     (note,) = [n for n in report(dataset)["notes"] if "spacing-csv" in n]
     assert note.startswith("the voxel size of 1 case(s) is exactly 1 x 1 x 1 mm") and note.endswith("lits_028")
     table = tmp_path / "spacings.csv"
-    table.write_text("case,x,y,z\n28,0.7,0.8,2.5\n")
+    table.write_text("case,x,y,z\n28,7,8,15\n")
     dataset = convert_lits(layout.folder, Options(overwrite=True), spacing_csv=table)
     from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 
     voxels, properties = NibabelIO().read_images([str(dataset / "imagesTr" / "lits_028_0000.nii")])
-    np.testing.assert_allclose(properties["spacing"], (2.5, 0.8, 0.7), rtol=1e-6)
+    np.testing.assert_allclose(properties["spacing"], (15, 8, 7), rtol=1e-6)
     np.testing.assert_array_equal(voxels[0], layout.train["lits_028"].channels[0])
     _, properties = NibabelIO().read_seg(str(dataset / "labelsTr" / "lits_028.nii"))
-    np.testing.assert_allclose(properties["spacing"], (2.5, 0.8, 0.7), rtol=1e-6)
+    np.testing.assert_allclose(properties["spacing"], (15, 8, 7), rtol=1e-6)
     assert not [n for n in report(dataset)["notes"] if "spacing-csv" in n]
 
 
@@ -59,6 +60,7 @@ def test_lost_spacing_is_noted_and_can_be_given(raw, tmp_path):
         ("28,1,2\n", "line 1: expected case,x,y,z"),
         ("case,x,y,z\n28,1,2,wide\n", "line 2: expected case,x,y,z"),
         ("28,1,2,-3\n", "line 1: voxel sizes must be positive"),
+        ("28,1,2,nan\n", "line 1: voxel sizes must be positive"),
         ("99,1,2,3\n", "names case 99, which was not found"),
     ],
 )
@@ -130,10 +132,11 @@ def test_truncated_volume(raw, tmp_path):
 
 def test_hundred_and_thirty_one_cases_give_100_and_31(raw, tmp_path):
     layout = write_lits(tmp_path / "d", numbers=range(131), test_numbers=(), shape=(3, 8, 8))
-    dataset = convert_lits(layout.folder, Options(check="headers"))
+    coarse = Options(check="headers", force=True)  # voxels of 40 mm
+    dataset = convert_lits(layout.folder, coarse)
     (fold,) = folds(dataset)
     assert (len(fold["train"]), len(fold["val"])) == (100, 31)
-    dataset = convert_lits(layout.folder, Options(check="headers", overwrite=True), labelled=0.2)
+    dataset = convert_lits(layout.folder, replace(coarse, overwrite=True), labelled=0.2)
     (again,) = folds(dataset)
     assert again["val"] == fold["val"], "the test part does not depend on how many are labelled"
     assert len(again["train"]) == 20 and set(again["train"]) < set(fold["train"])

@@ -168,6 +168,7 @@ def test_damaged_archive(raw, tmp_path):
 def test_numbers_in_names_are_kept(raw, task):
     for folder in ("imagesTr", "labelsTr"):
         image(task, 1, folder).rename(image(task, 1, folder).with_name("liver_7.nii.gz"))
+    edit_description(task, training=None)
     dataset = convert_msd(task.folder, Options())
     assert "liver_7" in json.loads((dataset / "dataset.json").read_text())["dataset"]
 
@@ -196,7 +197,7 @@ def test_byte_order_mark_and_padded_keys(raw, task):
     [
         ({"labels": None}, "does not name its labels"),
         ({"labels": {"0": "background", "1": "liver", "3": "spleen"}}, "without gaps"),
-        ({"labels": {"0": "background", "1": "liver", "2": "liver"}}, "without gaps"),
+        ({"labels": {"0": "background", "1": "liver", "2": "liver"}}, "calls two labels"),
         ({"labels": {"background": "x"}}, "does not name its labels"),
         ({"modality": None}, "does not name its channels"),
         ({"modality": {"1": "CT"}}, "does not name its channels"),
@@ -503,3 +504,156 @@ def test_conversion_needs_no_torch(raw, task):
         "assert 'torch' not in sys.modules and 'nnunetv2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"0": "Background", "1": "a", "2": "b", "3": "c"},
+        {"0": " background ", "1": "a", "2": "b", "3": "c"},
+        {"0": "Unlabelled", "1": "a", "2": "b", "3": "c"},
+        {"1": "a", "2": "b", "3": "c"},
+        {"c": 3, "b": 2, "a": 1, "BACKGROUND": 0},
+    ],
+)
+def test_label_0_is_called_background(raw, task, labels):
+    edit_description(task, labels=labels)
+    dataset = convert_msd(task.folder, Options())
+    content = json.loads((dataset / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "a": 1, "b": 2, "c": 3}
+    assert next(iter(content["labels"])) == "background"
+    assert_equals(dataset, task)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({}, "does not name its labels"),
+        ([], "does not name its labels"),
+        ({"0": "background", "1": ""}, "does not name its labels"),
+        ({"0": "background", "1": None}, "does not name its labels"),
+        ({"background": 0, "liver": 1.5}, "does not name its labels"),
+        ({"background": 0, "liver": True}, "does not name its labels"),
+        ({"background": 0, "liver": [1, 2]}, "does not name its labels"),
+        ({"0": "background"}, ".* there is nothing to segment"),
+        ({"0": "background", "1": "ignore"}, ".* there is nothing to segment"),
+        ({"0": "background", "1": "ignore", "2": "liver"}, 'gives "ignore" the value 1; nnU-Net needs the highest one'),
+        ({"0": "liver", "1": "spleen", "2": "stomach"}, 'calls label 0 "liver", which nnU-Net takes for background'),
+        ({"0": "none", "1": "Background", "2": "x"}, 'calls label 1 "Background", which is the name of label 0'),
+    ],
+)
+def test_tables_of_labels_that_nnunet_could_not_plan_with(raw, task, labels, message):
+    edit_description(task, labels=labels)
+    with pytest.raises(UserError, match=rf"dataset\.json {message}"):
+        convert_msd(task.folder, Options())
+
+
+def test_a_key_that_is_there_twice(raw, task):
+    path = task.folder / "dataset.json"
+    path.write_text(path.read_text().replace('"1": "liver"', '"1": "liver", "1": "kidney"'))
+    with pytest.raises(UserError, match=r'dataset.json has "1" twice'):
+        convert_msd(task.folder, Options())
+
+
+def test_more_labels_than_a_byte_holds(raw, task):
+    edit_description(task, labels={"background": 0, **{f"organ {i}": i for i in range(1, 301)}})
+    path = image(task, 1, "labelsTr")
+    rewrite(path, lambda array: np.where(array == 1, 300, array.astype(np.float32)))
+    written = sitk.ReadImage(str(convert_msd(task.folder, Options(mode="copy")) / "labelsTr" / path.name))
+    assert sitk.GetArrayFromImage(written).max() == 300
+    nib.save(nib.Nifti2Image(np.array(nib.load(path).dataobj), nib.load(path).affine), path)  # has to be written anew
+    written = sitk.ReadImage(str(convert_msd(task.folder, Options(overwrite=True)) / "labelsTr" / path.name))
+    assert sitk.GetArrayFromImage(written).max() == 300
+
+
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("ending", [None, ".nrrd", ".mha", ".part"])
+def test_listed_cases_that_are_not_there(raw, task, number, ending):
+    """Missing, in another format, or a download that was not finished; of training (2) and test (4)."""
+    for folder in ("imagesTr", "labelsTr", "imagesTs"):
+        path = image(task, number, folder)
+        if path.exists():
+            if ending in (".nrrd", ".mha"):
+                sitk.WriteImage(sitk.ReadImage(str(path)), str(path).replace(".nii.gz", ending))
+            elif ending:
+                path.with_name(path.name + ending).write_bytes(path.read_bytes())
+            path.unlink()
+    name = f"phantomabdomen_{number:03d}"
+    with pytest.raises(
+        UserError, match=rf"dataset.json lists \d cases in images.*, of which 1 are not .*: {name}"
+    ) as error:
+        convert_msd(task.folder, Options())
+    if ending in (".nrrd", ".mha"):
+        assert f"{name}{ending} is no NIfTI file" in str(error.value)
+        return
+    dataset = convert_msd(task.folder, Options(force=True))
+    report = json.loads((dataset / "conversion_report.json").read_text())
+    assert report["skipped"] == {name: "listed in dataset.json, but not there"}
+    assert any(name in note for note in report["notes"])
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [("x", "names|name"), ([{"label": "x"}], "do not name their image"), ([None], "do not name their image")],
+)
+def test_lists_that_are_none(raw, task, training, message):
+    edit_description(task, training=training)
+    with pytest.raises(UserError, match=rf'dataset.json has a list "training" .*{message}'):
+        convert_msd(task.folder, Options())
+
+
+def test_promised_number_without_a_list(raw, task):
+    edit_description(task, training=None, numTraining=5)
+    with pytest.raises(UserError, match="promises 5 training cases and 3 are there"):
+        convert_msd(task.folder, Options())
+
+
+def test_apple_doubles_count_for_nothing(raw, task):
+    content = json.loads((task.folder / "dataset.json").read_text())
+    for folder in ("imagesTr", "labelsTr", "imagesTs"):
+        for path in list((task.folder / folder).glob("p*")):
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    junk = {"image": "./imagesTr/._phantomabdomen_001.nii.gz", "label": "./labelsTr/._phantomabdomen_001.nii.gz"}
+    edit_description(task, training=[*content["training"], junk], test=[*content["test"], junk["image"]])
+    assert_equals(convert_msd(task.folder, Options()), task)
+
+
+def test_links_that_lead_nowhere(raw, task):
+    for folder in ("imagesTr", "labelsTr"):
+        image(task, 2, folder).unlink()
+        image(task, 2, folder).symlink_to(task.folder / "gone.nii.gz")
+    with pytest.raises(UserError, match=r"2 things are wrong") as error:
+        convert_msd(task.folder, Options())
+    assert str(error.value).count("cannot be read: No such file or directory") == 2
+
+
+def test_label_without_organs(raw, task):
+    rewrite(image(task, 2, "labelsTr"), np.zeros_like)
+    with pytest.raises(UserError, match=r"labelsTr/phantomabdomen_002.nii.gz holds no voxel of an organ; .*--force"):
+        convert_msd(task.folder, Options())
+    dataset = convert_msd(task.folder, Options(force=True))
+    warnings = json.loads((dataset / "conversion_report.json").read_text())["warnings"]
+    assert warnings == {"phantomabdomen_002": ["holds no voxel of an organ"]}
+
+
+def test_full_disk(raw, task):
+    """A limit on the size of files stands for it."""
+    code = (
+        "import resource, sys; from nnunet_ext.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY)); main()"
+    )
+    command = [sys.executable, "-c", code, "convert", "msd", str(task.folder), "--mode", "copy", "-np", "1"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1
+    assert "error: " in done.stderr and "File too large" in done.stderr and "Traceback" not in done.stderr
+    assert not list(raw.glob("Dataset*"))
+
+
+@pytest.mark.parametrize("way", ['"{}"', "'{}'", "{} ", '"{}', "~/{}"])
+def test_raw_folder_with_what_a_shell_would_have_removed(raw, task, monkeypatch, tmp_path, way):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", way.format(raw))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"nnUNet_raw is set to .*, which no shell has taken away: set it to /"):
+        convert_msd(task.folder, Options())
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

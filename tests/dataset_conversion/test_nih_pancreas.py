@@ -183,3 +183,23 @@ def test_images_are_compressed_int16(raw, tmp_path):
     image = nib.load(dataset / "imagesTr" / "pancreas_0001_0000.nii.gz")
     assert image.get_data_dtype() == np.int16
     assert nib.load(dataset / "labelsTr" / "pancreas_0001.nii.gz").get_data_dtype() == np.uint8
+
+
+def test_one_file_of_many_frames_is_not_miscounted(raw, tmp_path):
+    layout = write_nih_pancreas(tmp_path / "d", numbers=(1, 2), shape=SHAPE)
+    first, *others = series(layout.folder)
+    dicom.change(first, NumberOfFrames=8)
+    for path in others:
+        path.unlink()
+    with pytest.raises(UserError, match="it holds 8 frames"):
+        convert_nih_pancreas(layout.folder, Options())
+
+
+def test_series_without_rescaling(raw, tmp_path):
+    layout = write_nih_pancreas(tmp_path / "d", numbers=(1, 2), shape=SHAPE)
+    for path in series(layout.folder, 2):
+        dicom.change(path, RescaleSlope=None, RescaleIntercept=None)
+    with pytest.raises(UserError, match=r"PANCREAS_0002.* has CT slices without RescaleSlope .* --force"):
+        convert_nih_pancreas(layout.folder, Options())
+    warnings = report(convert_nih_pancreas(layout.folder, Options(force=True)))["warnings"]["pancreas_0002"]
+    assert all(any(said in text for text in warnings) for said in ("slices without RescaleSlope", "lowest value"))

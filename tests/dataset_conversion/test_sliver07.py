@@ -2,6 +2,7 @@ import os
 import zipfile
 
 import pytest
+import SimpleITK as sitk
 
 from dataset_conversion.options import Options
 from dataset_conversion.sliver07 import convert_sliver07
@@ -92,7 +93,7 @@ def test_voxels_that_changed_after_an_interruption(raw, tmp_path):
     voxels = first.read_bytes()
     first.write_bytes(voxels[:-2] + b"\0\0")
     last.write_bytes(b"\xff" * len(sound))  # -1: no label
-    with pytest.raises(UserError, match="is no label map"):
+    with pytest.raises(UserError, match="calls 100% of its voxels organs"):
         convert_sliver07(layout.folder, Options())
     first.write_bytes(voxels)
     last.write_bytes(sound)
@@ -109,3 +110,38 @@ def test_folds_and_missing_cases(raw, tmp_path):
         "2 test scans have the file names of training scans; their folder told them apart",
         "15 of 20 labelled cases were not found: 6-20",
     ]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:200], lambda content: b"x" * 5000])
+def test_compressed_voxels_that_are_damaged(raw, tmp_path, damage):
+    """ITK goes on with what it could decompress."""
+    layout = write_sliver07(tmp_path / "d", numbers=(1, 2), test_numbers=(), shape=SHAPE)
+    path = layout.folder / "scan" / "liver-orig002.mhd"
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(path), True)
+    voxels = path.with_suffix(".zraw")
+    sound = voxels.read_bytes()
+    voxels.write_bytes(damage(sound))
+    with pytest.raises(UserError, match=r"liver-orig002.zraw is (damaged|truncated)"):
+        convert_sliver07(layout.folder, Options())
+    voxels.write_bytes(sound)
+    assert_equals(convert_sliver07(layout.folder, Options()), layout)
+
+
+@pytest.mark.parametrize(("size", "sound"), [(-1, True), (100, False)])
+def test_bytes_before_the_voxels(raw, tmp_path, size, sound):
+    layout = write_sliver07(tmp_path / "d", numbers=(1, 2), test_numbers=(), shape=SHAPE)
+    path = layout.folder / "scan" / "liver-orig002.mhd"
+    path.write_text(path.read_text().replace("ElementDataFile", f"HeaderSize = {size}\nElementDataFile"))
+    if sound:
+        assert_equals(convert_sliver07(layout.folder, Options()), layout)
+    else:
+        with pytest.raises(UserError, match=r"liver-orig002.raw is truncated"):
+            convert_sliver07(layout.folder, Options())
+
+
+def test_masks_of_minus_one(raw, tmp_path):
+    """255 in a file that says its voxels are signed bytes."""
+    layout = write_sliver07(tmp_path / "d", numbers=(1, 2), test_numbers=(), shape=SHAPE)
+    for path in (layout.folder / "label").glob("*.mhd"):
+        sitk.WriteImage(sitk.ReadImage(str(path)) * -1, str(path))
+    assert_equals(convert_sliver07(layout.folder, Options()), layout)

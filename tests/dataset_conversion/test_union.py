@@ -11,7 +11,7 @@ from dataset_conversion.cli import app
 from dataset_conversion.msd import convert_msd
 from dataset_conversion.options import Options
 from dataset_conversion.organs import SYNONYMS, canonical, is_lesion_of
-from dataset_conversion.union import convert_union, image_digest, parse_request
+from dataset_conversion.union import _read_folds, convert_union, image_digest, parse_request, read_raw_dataset
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.contrast import MR_T1_IN_PHASE, MR_T1_OPPOSED_PHASE
 from nnunet_ext.phantom.msd import write_msd
@@ -145,7 +145,7 @@ def test_requests():
         ({"channel_names": {"0": "MRI"}}, "has channels MRI and Dataset091_Full has CT"),
         ({"file_ending": ".nii"}, "has file ending .nii and Dataset091_Full has .nii.gz"),
         ({"file_ending": ".nrrd"}, "file ending .nrrd: a union is made of NIfTI"),
-        ({"labels": {"background": 0, "spleen": [1, 2]}}, "has regions"),
+        ({"labels": {"background": 0, "spleen": [1, 2]}}, "has labels that are regions"),
         ({"labels": {"background": 0, "spleen": 2}}, "does not number its labels"),
         ({"labels": None}, "no usable labels"),
         ({"annotated_labels": {}}, "is a union itself"),
@@ -303,3 +303,41 @@ def test_the_digest_tells_images_apart_but_not_copies():
     changed = image.copy()
     changed[0, 0, 0] += 1
     assert len({image_digest(group) for group in ([image], [changed], [image, image], [image[:4]], [image + 1])}) == 5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dataset", {"x": {}}, "does not name the images and the label of x"),
+        ("dataset", {"x": None}, "does not name the images and the label of x"),
+        ("dataset", {"x": {"images": "a.nii.gz", "label": "b.nii.gz"}}, "does not name the images and the label of x"),
+        ("dataset", [], "does not name the images and the label"),
+        ("labels", {"background": 0, "liver": True}, "has labels that are regions or no numbers"),
+        ("labels", {"background": 0, "liver": 1.0}, "has labels that are regions or no numbers"),
+    ],
+)
+def test_descriptions_that_say_something_else(raw, tmp_path, key, value, message):
+    convert_msd(write_msd(tmp_path / "d", cases=2, test_cases=0, shape=SHAPE).folder, Options())
+    path = raw / "Dataset090_PhantomAbdomen" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=rf"dataset\.json {message}"):
+        read_raw_dataset(90)
+
+
+@pytest.mark.parametrize("folds", [None, [], {}, [{}], [{"train": ["a"], "val": [1]}], [7], "x"])
+def test_folds_that_are_none(tmp_path, folds):
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps(folds))
+    with pytest.raises(UserError, match=r"splits_final.json is no list of folds"):
+        _read_folds(path)
+
+
+def test_all_files_that_are_missing_are_named(raw, tmp_path):
+    convert_msd(write_msd(tmp_path / "d", cases=2, test_cases=0, shape=SHAPE).folder, Options(mode="copy"))
+    folder = raw / "Dataset090_PhantomAbdomen"
+    for path in (folder / "imagesTr").iterdir():
+        path.unlink()
+        path.symlink_to(tmp_path / "gone.nii.gz")
+    with pytest.raises(UserError, match="2 things are wrong") as error:
+        read_raw_dataset(90)
+    assert str(error.value).count("is missing: restore it") == 2
