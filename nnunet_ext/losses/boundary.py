@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nnunet_ext.labels import CLASSES, LabelLayout
 from nnunet_ext.losses.slabs import slabs
 from nnunet_ext.precision import full_precision
 
@@ -45,7 +46,7 @@ def boundary_loss(probabilities: torch.Tensor, distance: torch.Tensor, relative:
 
 
 def boundary_loss_of_logits(
-    logits: torch.Tensor, distance: torch.Tensor, regions: bool = False, relative: bool = False
+    logits: torch.Tensor, distance: torch.Tensor, layout: LabelLayout = CLASSES, relative: bool = False
 ) -> torch.Tensor:
     """:func:`boundary_loss` of the foreground's probabilities, with its gradient in closed form.
 
@@ -55,31 +56,26 @@ def boundary_loss_of_logits(
     Args:
         logits: (B, 1 + C, *spatial), the background first; with regions (B, C, *spatial).
         distance: (B, C, *spatial).
-        regions: whether the channels are regions (sigmoid).
+        layout: of the labels.
         relative: see :func:`boundary_loss`.
 
     Returns:
         Scalar, in the unit of ``distance`` unless ``relative``.
     """
     lifted = full_precision(logits)
-    weights = _class_weights(lifted.detach(), distance, regions) if relative else None
-    result: torch.Tensor = _BoundaryOfLogits.apply(lifted, distance, weights, regions)
+    weights = _class_weights(lifted.detach(), distance, layout) if relative else None
+    result: torch.Tensor = _BoundaryOfLogits.apply(lifted, distance, weights, layout)
     return result
 
 
-def _foreground(logits: torch.Tensor, regions: bool) -> torch.Tensor:
-    """Probabilities of the foreground."""
-    return torch.sigmoid(logits) if regions else torch.softmax(logits, 1)[:, 1:]
-
-
-def _class_weights(logits: torch.Tensor, distance: torch.Tensor, regions: bool) -> torch.Tensor:
+def _class_weights(logits: torch.Tensor, distance: torch.Tensor, layout: LabelLayout) -> torch.Tensor:
     """What the sum of each class is multiplied by in the relative loss, (C,); 0 for a class that is absent."""
     axes = (0, *range(2, logits.ndim))
     inside, anywhere = [], []
     for start, count in slabs(logits):
         values, lifted = logits.narrow(2, start, count), distance.narrow(2, start, count).to(logits.dtype)
         inside.append((-lifted).clamp(min=0).sum(axes))
-        anywhere.append((_foreground(values, regions) * lifted.abs()).sum(axes))
+        anywhere.append((layout.probabilities(values)[:, layout.foreground] * lifted.abs()).sum(axes))
     here, there = torch.stack(inside).sum(0), torch.stack(anywhere).sum(0)
     present = here > 0
     return torch.where(present, 1 / (here + there), 0) / present.sum().clamp(min=1)
@@ -90,7 +86,7 @@ class _BoundaryOfLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, distance: torch.Tensor, weights: torch.Tensor | None, regions: bool
+        ctx: Any, logits: torch.Tensor, distance: torch.Tensor, weights: torch.Tensor | None, layout: LabelLayout
     ) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else logits.new_empty(0)
@@ -102,14 +98,14 @@ class _BoundaryOfLogits(torch.autograd.Function):
             if by_class is not None:
                 phi = phi * by_class
             found = gradient.narrow(2, start, count) if wanted else gradient
-            if regions:
-                inside = torch.sigmoid(values)
+            if layout.regions:
+                inside = layout.probabilities(values)
                 products = inside * phi
                 sums.append(products.sum())
                 if wanted:
                     torch.mul(products, 1 - inside, out=found)
             else:
-                probabilities = torch.softmax(values, 1)
+                probabilities = layout.probabilities(values)
                 expected = (probabilities[:, 1:] * phi).sum(1, keepdim=True)
                 sums.append(expected.sum())
                 if wanted:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nnunet_ext.losses.hard_labels import hard_labels
+from nnunet_ext.labels import CLASSES, LabelLayout
 from nnunet_ext.losses.slabs import slabs
 from nnunet_ext.precision import full_precision
 
@@ -20,35 +20,28 @@ from nnunet_ext.precision import full_precision
 DICE_SMOOTHING = 1.0
 
 
-def probabilities(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
-    """Probabilities of classes, or of regions, (B, C, *spatial) as the logits."""
-    logits = full_precision(logits)
-    return torch.sigmoid(logits) if regions else torch.softmax(logits, 1)
-
-
 def dice_sums(
-    logits: torch.Tensor, truth: torch.Tensor, known: torch.Tensor | None = None, regions: bool = False
+    logits: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor | None = None, layout: LabelLayout = CLASSES
 ) -> torch.Tensor:
     """Sums from which :func:`dice_of_sums` makes the Dice loss of Eq. 5; those of several devices add up.
 
     Args:
         logits: (B, C, *spatial).
         truth: maps of the ground truth, (B, C, *spatial), of any type, zero in ignored voxels.
-        known: (B, 1, *spatial), ``False`` in ignored voxels; ``None`` if there are none.
-        regions: whether the channels are regions (sigmoid), all of which are foreground.
+        valid: (B, 1, *spatial), ``False`` in ignored voxels; ``None`` if there are none.
+        layout: of the labels.
 
     Returns:
         (4,): Dice losses of the samples and foreground classes of which there is ground truth, their number, and both
         of all samples and foreground classes.
     """
     voxels = tuple(range(2, logits.ndim))
-    foreground = slice(0 if regions else 1, None)
     sums = []
     for start, count in slabs(logits):
-        predicted = probabilities(logits.narrow(2, start, count), regions)[:, foreground]
-        if known is not None:
-            predicted = predicted * known.narrow(2, start, count)
-        inside = truth.narrow(2, start, count)[:, foreground].to(predicted.dtype)
+        predicted = layout.probabilities(logits.narrow(2, start, count))[:, layout.foreground]
+        if valid is not None:
+            predicted = predicted * valid.narrow(2, start, count)
+        inside = truth.narrow(2, start, count)[:, layout.foreground].to(predicted.dtype)
         sums.append(torch.stack([(predicted * inside).sum(voxels), predicted.sum(voxels), inside.sum(voxels)]))
     overlap, found, size = torch.stack(sums).sum(0)
     losses = 1 - (2 * overlap + DICE_SMOOTHING) / (found + size + DICE_SMOOTHING)
@@ -66,24 +59,22 @@ def dice_of_sums(sums: torch.Tensor) -> torch.Tensor:
     return torch.where(number > 0, present / number.clamp(min=1), everything / count)
 
 
-def difference_region(first: torch.Tensor, second: torch.Tensor, regions: bool = False) -> torch.Tensor:
+def difference_region(first: torch.Tensor, second: torch.Tensor, layout: LabelLayout = CLASSES) -> torch.Tensor:
     """Where the hard predictions of two networks differ (Eq. 3).
 
     Args:
         first: logits of the one, (B, C, *spatial).
         second: logits of the other, of the same shape.
-        regions: whether the channels are regions (sigmoid), which are compared one by one.
+        layout: of the labels.
 
     Returns:
         Boolean (B, 1, *spatial), with regions (B, C, *spatial).
     """
-    if regions:
-        return (first > 0) != (second > 0)
-    return hard_labels(first) != hard_labels(second)
+    return layout.hard(first) != layout.hard(second)
 
 
 def squared_error(
-    logits: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor | None = None, regions: bool = False
+    logits: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor | None = None, layout: LabelLayout = CLASSES
 ) -> torch.Tensor:
     """Sum over the voxels of their squared errors, each half the sum over the classes; with regions that of each.
 
@@ -93,12 +84,12 @@ def squared_error(
         logits: (B, C, *spatial).
         wanted: probabilities or maps of the ground truth, (B, C, *spatial), of any type; takes no gradient.
         counted: boolean (B, 1, *spatial), with regions (B, C, *spatial); the voxels that count, default all.
-        regions: whether the channels are regions (sigmoid).
+        layout: of the labels.
 
     Returns:
         Scalar.
     """
-    result: torch.Tensor = _SquaredError.apply(full_precision(logits), wanted.detach(), counted, regions)
+    result: torch.Tensor = _SquaredError.apply(full_precision(logits), wanted.detach(), counted, layout)
     return result
 
 
@@ -107,16 +98,16 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor | None, regions: bool
+        ctx: Any, logits: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor | None, layout: LabelLayout
     ) -> torch.Tensor:
         ctx.save_for_backward(logits, wanted, counted)
-        ctx.regions = regions
+        ctx.layout = layout
         sums = []
         for start, count in slabs(logits):
             errors = (
-                probabilities(logits.narrow(2, start, count), regions) - wanted.narrow(2, start, count).to(logits.dtype)
+                layout.probabilities(logits.narrow(2, start, count)) - wanted.narrow(2, start, count).to(logits.dtype)
             ).square_()
-            errors = errors if regions else errors.sum(1, keepdim=True) / 2
+            errors = errors if layout.regions else errors.sum(1, keepdim=True) / 2
             sums.append(_where(counted, start, count, errors).sum())
         return torch.stack(sums).sum()
 
@@ -126,9 +117,9 @@ class _SquaredError(torch.autograd.Function):
         logits, wanted, counted = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for start, count in slabs(logits):
-            inside = probabilities(logits.narrow(2, start, count), ctx.regions)
+            inside = ctx.layout.probabilities(logits.narrow(2, start, count))
             errors = inside - wanted.narrow(2, start, count).to(logits.dtype)
-            if ctx.regions:
+            if ctx.layout.regions:
                 found = 2 * errors * inside * (1 - inside)
             else:
                 found = inside * (errors - (inside * errors).sum(1, keepdim=True))
@@ -145,7 +136,7 @@ def difference_loss(
     logits: torch.Tensor,
     truth: torch.Tensor,
     difference: torch.Tensor,
-    regions: bool = False,
+    layout: LabelLayout = CLASSES,
     counted: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Squared error in the difference region, divided by the number of voxels (Eq. 6).
@@ -157,20 +148,20 @@ def difference_loss(
         logits: of the network that learns, (B, C, *spatial).
         truth: maps of the ground truth, (B, C, *spatial), of any type.
         difference: of :func:`difference_region`, without ignored voxels.
-        regions: whether the channels are regions (sigmoid).
+        layout: of the labels.
         counted: boolean (B, 1, *spatial) or as ``difference``, the voxels whose number divides: those with a label, or
             those that differ alone; default: all, as in Eq. 8.
 
     Returns:
         Scalar between 0 and 1; 0 if the networks agree everywhere.
     """
-    errors = squared_error(logits, truth, difference, regions)
+    errors = squared_error(logits, truth, difference, layout)
     if counted is None:
         return errors / difference.numel()
     return errors / counted.expand_as(difference).sum().clamp(min=1)
 
 
-def sharpen(logits: torch.Tensor, temperature: float, regions: bool = False) -> torch.Tensor:
+def sharpen(logits: torch.Tensor, temperature: float, layout: LabelLayout = CLASSES) -> torch.Tensor:
     """Probabilities P sharpened to ``P^(1/T) / sum P^(1/T)`` over the classes (Algorithm 1, lines 11 and 14).
 
     With regions each is one class against the rest, ``P^(1/T) / (P^(1/T) + (1 - P)^(1/T))`` as printed. Computed from
@@ -179,15 +170,15 @@ def sharpen(logits: torch.Tensor, temperature: float, regions: bool = False) -> 
     Args:
         logits: (B, C, *spatial).
         temperature: T, above 0; 1 leaves the probabilities as they are.
-        regions: whether the channels are regions (sigmoid).
+        layout: of the labels.
 
     Returns:
         (B, C, *spatial).
     """
-    return probabilities(full_precision(logits) / temperature, regions)
+    return layout.probabilities(full_precision(logits) / temperature)
 
 
-def teaching_loss(student: torch.Tensor, pseudo_label: torch.Tensor, regions: bool = False) -> torch.Tensor:
+def teaching_loss(student: torch.Tensor, pseudo_label: torch.Tensor, layout: LabelLayout = CLASSES) -> torch.Tensor:
     """Squared error between a prediction and the pseudo-label of the teacher, the mean over voxels (Eq. 8).
 
     Half the sum over the classes, as in :func:`difference_loss`.
@@ -195,10 +186,10 @@ def teaching_loss(student: torch.Tensor, pseudo_label: torch.Tensor, regions: bo
     Args:
         student: logits of the network that learns, (B, C, *spatial).
         pseudo_label: of :func:`sharpen`, (B, C, *spatial); takes no gradient.
-        regions: whether the channels are regions (sigmoid).
+        layout: of the labels.
 
     Returns:
         Scalar between 0 and 1.
     """
-    voxels = student.numel() if regions else student.numel() // student.shape[1]
-    return squared_error(student, pseudo_label, regions=regions) / voxels
+    voxels = student.numel() if layout.regions else student.numel() // student.shape[1]
+    return squared_error(student, pseudo_label, layout=layout) / voxels

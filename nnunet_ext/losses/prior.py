@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch.special import xlogy
 
+from nnunet_ext.labels import CLASSES, LabelLayout
 from nnunet_ext.precision import full_precision
 
 DualStep = Literal["scaled", "plain"]
@@ -21,23 +22,24 @@ DualStep = Literal["scaled", "plain"]
 SMALLEST_PROPORTION = 1e-6
 
 
-def mean_prediction(logits: torch.Tensor, known: torch.Tensor | None = None, regions: bool = False) -> torch.Tensor:
+def mean_prediction(
+    logits: torch.Tensor, valid: torch.Tensor | None = None, layout: LabelLayout = CLASSES
+) -> torch.Tensor:
     """Mean probability of every class over the voxels of a batch (Eq. 1), in float32 at least, also under autocast.
 
     Args:
         logits: (B, C, *spatial).
-        known: (B, 1, *spatial), ``False`` for voxels that do not count (ignore label).
-        regions: whether the channels are regions (sigmoid).
+        valid: (B, 1, *spatial), ``False`` for voxels that do not count (ignore label).
+        layout: of the labels.
 
     Returns:
         (C,); zeros if no voxel counts.
     """
-    logits = full_precision(logits)
-    probabilities = torch.sigmoid(logits) if regions else torch.softmax(logits, 1)
+    probabilities = layout.probabilities(logits)
     voxels = [0, *range(2, logits.ndim)]
-    if known is None:
+    if valid is None:
         return probabilities.mean(voxels)
-    counted = known.to(probabilities.dtype)
+    counted = valid.to(probabilities.dtype)
     return (probabilities * counted).sum(voxels) / counted.sum().clamp(min=1)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, grid_sample
 
+from nnunet_ext.labels import CLASSES, LabelLayout
 from nnunet_ext.precision import full_precision
 
 OVERSAMPLING = 3  # k of section 2.4
@@ -52,14 +53,15 @@ def voxels_of(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     return maps.flatten(2).gather(2, flat[:, None].expand(-1, maps.shape[1], -1))
 
 
-def certainty(logits: torch.Tensor, regions: bool = False) -> torch.Tensor:
+def certainty(logits: torch.Tensor, layout: LabelLayout = CLASSES) -> torch.Tensor:
     """How sure a prediction is, (B, N) from logits (B, C, N).
 
     For classes, the difference of the two highest probabilities; for regions, ``|p - 0.5|`` of the least certain one.
     """
-    if regions:
-        return (torch.sigmoid(logits) - 0.5).abs().amin(1)
-    highest = torch.softmax(logits, 1).topk(2, 1).values
+    probabilities = layout.probabilities(logits)
+    if layout.regions:
+        return (probabilities - 0.5).abs().amin(1)
+    highest = probabilities.topk(2, 1).values
     return highest[:, 0] - highest[:, 1]
 
 
@@ -68,7 +70,7 @@ def least_certain(
     candidates: torch.Tensor,
     number: int,
     valid: torch.Tensor | None = None,
-    regions: bool = False,
+    layout: LabelLayout = CLASSES,
 ) -> torch.Tensor:
     """Indices of the candidates of which a prediction is least certain.
 
@@ -77,13 +79,13 @@ def least_certain(
         candidates: (B, kN, dimensions), see :func:`draw_points`.
         number: how many, mN.
         valid: (B, kN), ``False`` for points that must not be chosen.
-        regions: whether the channels are regions (sigmoid).
+        layout: of the labels.
 
     Returns:
         (B, mN), indices into the candidates.
     """
     with torch.no_grad():
-        sure = certainty(at_points(full_precision(logits), candidates), regions)
+        sure = certainty(at_points(full_precision(logits), candidates), layout)
         if valid is not None:
             sure = sure.masked_fill(~valid, torch.inf)
         return sure.topk(number, 1, largest=False).indices
@@ -95,8 +97,7 @@ def uncertain_point_loss(
     candidates: torch.Tensor,
     others: torch.Tensor,
     uncertain: int,
-    ignore_label: int | None = None,
-    regions: bool = False,
+    layout: LabelLayout = CLASSES,
 ) -> torch.Tensor:
     """Cross-entropy at the uncertain points and some others (Eq. 10, divided by the number of points).
 
@@ -107,29 +108,21 @@ def uncertain_point_loss(
         candidates: points among which the uncertain ones are sought, (B, kN, dimensions), see :func:`draw_points`.
         others: random points that count as they are, (B, (1 - m)N, dimensions).
         uncertain: how many uncertain ones count, mN.
-        ignore_label: value of ignored voxels, ``None`` if the dataset has no ignore label. Points on them do not
-            count.
-        regions: whether the channels are regions (sigmoid); the mean is then over points and regions.
+        layout: of the labels. Ignored points do not count; with regions the mean is over points and regions.
 
     Returns:
         Scalar, at least 0; 0 if all points are ignored.
     """
     logits = full_precision(logits)
-    valid = None
-    if ignore_label is not None:
-        found = voxels_of(target, candidates)
-        valid = found[:, -1] == 0 if regions else found[:, 0] != ignore_label
-    chosen = least_certain(logits, candidates, uncertain, valid, regions)
+    valid = layout.valid(voxels_of(target, candidates)) if layout.ignore_label is not None else None
+    chosen = least_certain(logits, candidates, uncertain, None if valid is None else valid[:, 0], layout)
     sought = candidates.gather(1, chosen[..., None].expand(-1, -1, candidates.shape[2]))
     points = torch.cat([sought, others], 1)
     predicted, truth = at_points(logits, points), voxels_of(target, points)
-    counted = torch.ones_like(predicted[:, 0])
-    if ignore_label is not None:
-        counted = (truth[:, -1] == 0 if regions else truth[:, 0] != ignore_label).to(predicted.dtype)
-        truth = truth[:, :-1] if regions else truth
-    if regions:
-        loss = binary_cross_entropy_with_logits(predicted, truth.to(predicted.dtype), reduction="none").mean(1)
+    valid, values = layout.valid(truth), layout.values(truth)
+    if layout.regions:
+        loss = binary_cross_entropy_with_logits(predicted, values.to(predicted.dtype), reduction="none").mean(1)
     else:
-        labels = (truth[:, 0] * (counted != 0)).long()  # an ignored label is no index of a class
-        loss = cross_entropy(predicted, labels, reduction="none")
+        loss = cross_entropy(predicted, values[:, 0].long(), reduction="none")
+    counted = torch.ones_like(loss) if valid is None else valid[:, 0].to(loss.dtype)
     return (loss * counted).sum() / counted.sum().clamp(min=1)

@@ -150,7 +150,7 @@ class nnUNetTrainerMLL(RegionLossTrainer):
     def _boundary(self, logits: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
         """Eq. 6 of the foreground."""
         relative = self.options.boundary_scale == "organ"
-        return boundary_loss_of_logits(logits, distance, self.label_manager.has_regions, relative)
+        return boundary_loss_of_logits(logits, distance, self.label_layout, relative)
 
     def _pixel(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Eq. 10 on one of the outputs, see the class."""
@@ -162,10 +162,7 @@ class nnUNetTrainerMLL(RegionLossTrainer):
             draw_points(logits.shape[0], drawn, dimensions, logits.device, self._point_generator())
             for drawn in (self.options.oversampling * number, number - uncertain)
         )
-        manager = self.label_manager
-        return uncertain_point_loss(
-            logits, target, candidates, others, uncertain, manager.ignore_label, manager.has_regions
-        )
+        return uncertain_point_loss(logits, target, candidates, others, uncertain, self.label_layout)
 
     def _point_generator(self) -> torch.Generator:
         """Random numbers of the points of this epoch, on this rank.

@@ -228,14 +228,14 @@ class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Targets of partial samples with pseudo-labels in their background, and the share of voxels these changed."""
         assert self._teacher is not None
-        names, regions = self.class_names(), self.label_manager.has_regions
+        names, layout = self.class_names(), self.label_layout
         annotated = self.sent_to_device(
             [[name in self.annotated[case] for name in names] for case in cases], torch.bool
         )
         with self.autocast():
             logits = self._teacher(data)
-        pseudo = pseudo_labels(logits, annotated, regions)
-        completed = [complete_target(target, pseudo, regions) for target in targets]
+        pseudo = pseudo_labels(logits, annotated, layout)
+        completed = [complete_target(target, pseudo, layout) for target in targets]
         return completed, (completed[0] != targets[0]).any(1).float().mean()
 
     def _supervised(self, outputs: list[torch.Tensor], targets: list[torch.Tensor]) -> torch.Tensor:
@@ -244,13 +244,9 @@ class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
 
     def _mean_prediction(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Eq. 1 of the partial samples of this batch; zeros if there are none."""
-        manager = self.label_manager
-        known = None
-        if manager.has_ignore_label:
-            known = target[:, -1:] == 0 if manager.has_regions else target != manager.ignore_label
         if not len(logits):
             return torch.zeros(logits.shape[1], device=logits.device)
-        return mean_prediction(logits, known, manager.has_regions)
+        return mean_prediction(logits, self.label_layout.valid(target), self.label_layout)
 
     def _ascend(self, duals: DualVariables, mean: torch.Tensor, samples: int) -> None:
         """One step of the duals with the mean prediction of all devices; none if no sample is partial."""

@@ -22,7 +22,6 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
 
 from nnunet_ext.core.errors import UserError
-from nnunet_ext.data.targets import target_maps
 from nnunet_ext.data.unlabelled.images import cases_in
 from nnunet_ext.data.unlabelled.next_stage import Share, predict_for_next_stage
 from nnunet_ext.data.unlabelled.ready import preprocessing_command, ready_cases
@@ -346,22 +345,22 @@ class nnUNetTrainerSDNet(DualTrainer):
         labelled = len(data)
         if self.has_unlabelled:
             data = torch.cat([data, batch["unlabelled"].to(self.device, non_blocking=True)])
-        regions, ignored = self.label_manager.has_regions, self.label_manager.ignore_label
+        layout = self.label_layout
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             outputs = [self._outputs(each) for each in self.network(data)]
             basic = [self._basic(scales, target, labelled) for scales in outputs]
         finest = [scales[0] for scales in outputs]
         with_label = [logits[:labelled] for logits in finest]
-        truth, known = target_maps(
-            target[0] if self.enable_deep_supervision else target, finest[0].shape[1], ignored, regions, torch.bool
+        truth, valid = layout.maps(
+            target[0] if self.enable_deep_supervision else target, finest[0].shape[1], torch.bool
         )
 
-        difference = difference_region(with_label[0].detach(), with_label[1].detach(), regions)
-        difference = difference if known is None else difference & known
-        counted = known if self.options.difference_mean == "all" else difference
-        mistakes = [difference_loss(logits, truth, difference, regions, counted) for logits in with_label]
-        dice = self._dice_losses(with_label, truth, known, regions)
+        difference = difference_region(with_label[0].detach(), with_label[1].detach(), layout)
+        difference = difference if valid is None else difference & valid
+        counted = valid if self.options.difference_mean == "all" else difference
+        mistakes = [difference_loss(logits, truth, difference, layout, counted) for logits in with_label]
+        dice = self._dice_losses(with_label, truth, valid)
         first_teaches = dice[0] < dice[1]
         terms: dict[str, torch.Tensor] = {}
         for i, name in enumerate(NAMES):
@@ -374,7 +373,7 @@ class nnUNetTrainerSDNet(DualTrainer):
             without = [logits[labelled:] for logits in finest]
             with torch.no_grad():
                 teacher = torch.where(first_teaches, without[0], without[1])
-                pseudo_label = sharpen(teacher, self.options.temperature, regions)
+                pseudo_label = sharpen(teacher, self.options.temperature, layout)
             # Who is taught is decided on the device: the host need not wait for it.
             taught = [(~first_teaches).float(), first_teaches.float()]
             lessons = [taught[i] * self.lesson(without[i], pseudo_label) for i in range(2)]
@@ -397,14 +396,12 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     def lesson(self, student: torch.Tensor, pseudo_label: torch.Tensor) -> torch.Tensor:
         """Loss of the logits of a network that is taught (Eq. 8)."""
-        return teaching_loss(student, pseudo_label, self.label_manager.has_regions)
+        return teaching_loss(student, pseudo_label, self.label_layout)
 
     @torch.no_grad()
-    def _dice_losses(
-        self, logits: list[torch.Tensor], truth: torch.Tensor, known: torch.Tensor | None, regions: bool
-    ) -> torch.Tensor:
+    def _dice_losses(self, logits: list[torch.Tensor], truth: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         """The two Dice losses of Algorithm 1, (2,), on all devices those of the whole batch."""
-        sums = torch.stack([dice_sums(each, truth, known, regions) for each in logits])
+        sums = torch.stack([dice_sums(each, truth, valid, self.label_layout) for each in logits])
         if self.is_ddp:
             dist.all_reduce(sums)
         return torch.stack([dice_of_sums(each) for each in sums])

@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from nnunet_ext.core.errors import UserError
-from nnunet_ext.data.targets import target_maps
 from nnunet_ext.losses.adversarial import GeneratorForm, GeneratorLoss, discriminator_loss
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork
@@ -115,10 +114,9 @@ class AdversarialTrainer(RegionLossTrainer):
 
     def _discriminator_inputs(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Probabilities and ground truth as maps (B, C, *spatial), zero in ignored voxels."""
-        has_regions = self.label_manager.has_regions
-        real, mask = target_maps(target, logits.shape[1], self.label_manager.ignore_label, has_regions)
-        fake = torch.sigmoid(logits) if has_regions else torch.softmax(logits, 1)
-        return real, fake if mask is None else fake * mask
+        real, valid = self.label_layout.maps(target, logits.shape[1])
+        fake = self.label_layout.probabilities(logits)
+        return real, fake if valid is None else fake * valid
 
     def _shown(self, maps: tuple[torch.Tensor, torch.Tensor], data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What a discriminator sees: ground truth and prediction (B, C, *spatial), with the image if conditional."""

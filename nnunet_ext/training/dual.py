@@ -187,7 +187,7 @@ class DualTrainer(OwnLoadersTrainer):
         return result
 
     def _counts(self, logits: torch.Tensor, target: torch.Tensor) -> dict[str, np.ndarray]:
-        counts = hard_counts(logits, target, self.label_manager)
+        counts = hard_counts(logits, target, self.label_layout)
         return dict(zip(("tp_hard", "fp_hard", "fn_hard"), counts.cpu().numpy(), strict=True))
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:

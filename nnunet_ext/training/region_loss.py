@@ -32,7 +32,7 @@ def choose_region_loss(stock: Any, choice: RegionLoss, layout: LabelLayout) -> A
     if choice == "dice":
         (stock.loss if wrapped else stock).weight_ce = 0
     elif choice == "cross_entropy":
-        cross_entropy = VoxelCrossEntropy(layout.ignore_label, layout.regions)
+        cross_entropy = VoxelCrossEntropy(layout)
         if not wrapped:
             return cross_entropy
         stock.loss = cross_entropy

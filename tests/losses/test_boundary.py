@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nnunet_ext.data.distance_maps import signed_distance_maps
+from nnunet_ext.labels import LabelLayout
 from nnunet_ext.losses.boundary import boundary_loss, boundary_loss_of_logits
 
 SHAPES = {"2D": (2, 3, 5, 6), "3D": (2, 2, 3, 4, 5)}
@@ -151,7 +152,7 @@ def test_of_logits_it_has_the_value_and_gradient_through_the_probabilities(shape
     for closed_form in (True, False):
         z = logits.clone().requires_grad_()
         if closed_form:
-            loss = boundary_loss_of_logits(z, distance, regions, relative)
+            loss = boundary_loss_of_logits(z, distance, LabelLayout(regions), relative)
         else:
             loss = boundary_loss(torch.sigmoid(z) if regions else torch.softmax(z, 1)[:, 1:], distance, relative)
         (7 * loss).backward()
@@ -167,10 +168,12 @@ def test_of_logits_it_passes_the_numerical_check(regions):
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(2, 3, 3, 4, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     distance = torch.randn(2, 3 if regions else 2, 3, 4, 2, generator=generator, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: boundary_loss_of_logits(z, distance, regions), logits)
+    assert torch.autograd.gradcheck(lambda z: boundary_loss_of_logits(z, distance, LabelLayout(regions)), logits)
     with torch.no_grad():
-        without = boundary_loss_of_logits(logits, distance, regions)
-    assert without.item() == pytest.approx(boundary_loss_of_logits(logits, distance, regions).item(), rel=1e-12)
+        without = boundary_loss_of_logits(logits, distance, LabelLayout(regions))
+    assert without.item() == pytest.approx(
+        boundary_loss_of_logits(logits, distance, LabelLayout(regions)).item(), rel=1e-12
+    )
 
 
 def test_of_logits_in_half_precision_it_is_lifted_and_compiles_in_one_graph():

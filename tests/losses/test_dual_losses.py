@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ext.labels import LabelLayout
 from nnunet_ext.losses import slabs
 from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, difference_region, sharpen, teaching_loss
 
@@ -54,7 +55,7 @@ def test_difference_loss_is_equations_3_and_6(shape, regions):
     p, q = plain_probabilities(first, regions), plain_probabilities(second, regions)
     g, k = (truth * known).numpy(), known.numpy()
     errors, differing = [], 0
-    region = difference_region(first, second, regions)
+    region = difference_region(first, second, LabelLayout(regions))
     for b, *voxel in np.ndindex(shape[0], *shape[2:]):
         at_first, at_second = ([float(x[(b, c, *voxel)]) for c in range(shape[1])] for x in (p, q))
         if regions:
@@ -72,7 +73,7 @@ def test_difference_loss_is_equations_3_and_6(shape, regions):
     everywhere = region.numel() * (1 if regions else shape[1])
     with_label = int(known.sum()) * shape[1]
     for counted, number in ((None, everywhere), (known, with_label), (region & known, differing)):
-        computed = difference_loss(first, truth * known, region & known, regions, counted)
+        computed = difference_loss(first, truth * known, region & known, LabelLayout(regions), counted)
         assert computed.item() == pytest.approx(sum(errors) / number, rel=1e-9)
 
 
@@ -94,13 +95,13 @@ def test_the_other_losses_are_the_plain_sums(shape, regions):
                     both += p[(b, c, *voxel)] + g[(b, c, *voxel)]
                     size += g[(b, c, *voxel)]
             terms[size > 0].append(1 - (2 * overlap + 1) / (both + 1))
-    computed = soft_dice_loss(first, truth * known, known, regions)
+    computed = soft_dice_loss(first, truth * known, known, LabelLayout(regions))
     counted = terms[True] or terms[False]
     assert computed.item() == pytest.approx(sum(counted) / len(counted), rel=1e-9)
 
     # Algorithm 1 and Eq. 8
     for temperature in (0.1, 0.5, 1.0):
-        error, sharpened = 0.0, sharpen(second, temperature, regions)
+        error, sharpened = 0.0, sharpen(second, temperature, LabelLayout(regions))
         for b, *voxel in np.ndindex(shape[0], *shape[2:]):
             powers = [q[(b, c, *voxel)] ** (1 / temperature) for c in range(shape[1])]
             for c in range(shape[1]):
@@ -109,21 +110,23 @@ def test_the_other_losses_are_the_plain_sums(shape, regions):
                 assert float(sharpened[(b, c, *voxel)]) == pytest.approx(target, rel=1e-7, abs=1e-12)
                 error += (p[(b, c, *voxel)] - target) ** 2
         voxels = p.size if regions else 2 * p.size / shape[1]
-        assert teaching_loss(first, sharpened, regions).item() == pytest.approx(error / voxels, rel=1e-7)
+        assert teaching_loss(first, sharpened, LabelLayout(regions)).item() == pytest.approx(error / voxels, rel=1e-7)
 
 
 @pytest.mark.parametrize("regions", [False, True])
 def test_gradients_reach_the_student_alone(regions):
     first, second, truth, known = inputs((1, 3, 2, 3), regions, seed=3)
     student, teacher = first.requires_grad_(), second.requires_grad_()
-    region = difference_region(first, second, regions)
+    region = difference_region(first, second, LabelLayout(regions))
     assert region.any()
     for counted in (None, known, region):
-        assert torch.autograd.gradcheck(lambda z, n=counted: difference_loss(z, truth, region, regions, n), student)
-    assert torch.autograd.gradcheck(lambda z: soft_dice_loss(z, truth, known, regions), student)
-    pseudo_label = sharpen(second.detach(), 0.1, regions)
-    assert torch.autograd.gradcheck(lambda z: teaching_loss(z, pseudo_label, regions), student)
-    loss = teaching_loss(student, sharpen(teacher, 0.1, regions), regions)
+        assert torch.autograd.gradcheck(
+            lambda z, n=counted: difference_loss(z, truth, region, LabelLayout(regions), n), student
+        )
+    assert torch.autograd.gradcheck(lambda z: soft_dice_loss(z, truth, known, LabelLayout(regions)), student)
+    pseudo_label = sharpen(second.detach(), 0.1, LabelLayout(regions))
+    assert torch.autograd.gradcheck(lambda z: teaching_loss(z, pseudo_label, LabelLayout(regions)), student)
+    loss = teaching_loss(student, sharpen(teacher, 0.1, LabelLayout(regions)), LabelLayout(regions))
     assert torch.autograd.grad(loss, teacher, allow_unused=True) == (None,)
 
 
@@ -165,7 +168,7 @@ def test_a_class_that_is_not_there_does_not_choose_the_teacher():
 def test_half_precision_is_lifted_and_extreme_logits_stay_finite():
     logits = torch.tensor([[60000.0, -60000.0, 1.0, 0.0]]).reshape(1, 2, 2).half()
     for regions in (False, True):
-        sharpened = sharpen(logits, 0.1, regions)
+        sharpened = sharpen(logits, 0.1, LabelLayout(regions))
         assert sharpened.dtype == torch.float32
         assert torch.isfinite(sharpened).all()
-        assert torch.isfinite(teaching_loss(logits, sharpened, regions))
+        assert torch.isfinite(teaching_loss(logits, sharpened, LabelLayout(regions)))

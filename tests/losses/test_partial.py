@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ext.labels import REGIONS, LabelLayout
 from nnunet_ext.losses.partial import VoxelCrossEntropy, complete_target, pseudo_labels, voxel_cross_entropy
 
 SHAPES = {"2D": (3, 4, 5, 6), "3D": (3, 4, 3, 4, 2)}
@@ -92,9 +93,11 @@ def test_ignored_voxels_stay_ignored_and_do_not_count(shape):
         if label != 4:
             expected -= log_probability(logits, index)[label]
             count += 1
-    assert voxel_cross_entropy(logits, completed, ignore_label=4).item() == pytest.approx(expected / count, rel=1e-12)
+    assert voxel_cross_entropy(logits, completed, LabelLayout(ignore_label=4)).item() == pytest.approx(
+        expected / count, rel=1e-12
+    )
     nothing = logits.clone().requires_grad_()
-    loss = VoxelCrossEntropy(ignore_label=4)(nothing, torch.full_like(target, 4))
+    loss = VoxelCrossEntropy(LabelLayout(ignore_label=4))(nothing, torch.full_like(target, 4))
     loss.backward()
     assert loss.item() == 0
     assert (nothing.grad == 0).all()
@@ -107,7 +110,7 @@ def test_regions_are_completed_and_counted_one_by_one(ignore):
     teacher = torch.randn(2, 2, 5, 6, generator=generator, dtype=torch.float64)
     target = torch.randint(0, 2, (2, 3 if ignore else 2, 5, 6), generator=generator).short()
     annotated = torch.tensor([[True, False], [True, True]])
-    completed = complete_target(target, pseudo_labels(teacher, annotated, regions=True), regions=True)
+    completed = complete_target(target, pseudo_labels(teacher, annotated, REGIONS), REGIONS)
     expected, count = 0.0, 0
     for b, y, x in np.ndindex(2, 5, 6):
         for c in range(2):
@@ -119,7 +122,7 @@ def test_regions_are_completed_and_counted_one_by_one(ignore):
                 count += 1
     assert completed.dtype == target.dtype
     assert torch.equal(completed[:, 2:], target[:, 2:])
-    loss = voxel_cross_entropy(logits, completed, 3 if ignore else None, regions=True)
+    loss = voxel_cross_entropy(logits, completed, LabelLayout(True, 3 if ignore else None))
     assert loss.item() == pytest.approx(expected / count, rel=1e-12)
 
 

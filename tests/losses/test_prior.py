@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ext.labels import REGIONS, LabelLayout
 from nnunet_ext.losses.prior import DualVariables, marginal_kl, mean_prediction, prior_aware_loss
 
 SHAPES = {"2D": (2, 3, 5, 6), "3D": (2, 3, 3, 4, 2)}
@@ -33,7 +34,7 @@ def test_equation_1_in_loops(shape, masked):
             sums += exponentials / exponentials.sum()
             count += 1
     np.testing.assert_allclose(mean_prediction(logits, known).numpy(), sums / count, rtol=1e-12)
-    regions = mean_prediction(logits, known, regions=True)
+    regions = mean_prediction(logits, known, REGIONS)
     inside = torch.sigmoid(logits).movedim(1, -1)
     inside = inside.reshape(-1, 3) if known is None else inside[known[:, 0]]
     np.testing.assert_allclose(regions.numpy(), inside.numpy().mean(0), rtol=1e-12)
@@ -56,7 +57,7 @@ def test_at_optimal_duals_loss_and_gradient_are_those_of_the_kl(shape, regions):
     results = []
     for closed_form in (True, False):
         logits = logits_of(shape).requires_grad_()
-        mean = mean_prediction(logits, regions=regions)
+        mean = mean_prediction(logits, layout=LabelLayout(regions))
         fixed = mean.detach()
         loss = marginal_kl(mean, PRIOR) if closed_form else prior_aware_loss(mean, PRIOR, -1 / fixed, -1 / (1 - fixed))
         loss.backward()
@@ -65,7 +66,9 @@ def test_at_optimal_duals_loss_and_gradient_are_those_of_the_kl(shape, regions):
     assert torch.allclose(results[1][1], results[0][1], rtol=1e-10)
     assert results[0][1].abs().max() > 1e-4  # and it is not zero in both
     assert torch.autograd.gradcheck(
-        lambda x: prior_aware_loss(mean_prediction(x, regions=regions), PRIOR, -3 * torch.ones(3), -2 * torch.ones(3)),
+        lambda x: prior_aware_loss(
+            mean_prediction(x, layout=LabelLayout(regions)), PRIOR, -3 * torch.ones(3), -2 * torch.ones(3)
+        ),
         logits_of((1, 3, *[2] * (len(shape) - 2))).requires_grad_(),
     )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunet_ext.labels import LabelLayout
 from nnunet_ext.losses.uncertain_points import (
     IMPORTANCE,
     OVERSAMPLING,
@@ -94,7 +95,7 @@ def inputs(shape, regions=False, ignore_label=None, classes=3, seed=0):
 def test_it_is_equation_10(shape, regions, ignore_label, seed):
     logits, target, candidates, others = inputs(shape, regions, ignore_label, seed=seed)
     expected = reference(logits, target, candidates, others, 15, ignore_label, regions)
-    loss = uncertain_point_loss(logits, target, candidates, others, 15, ignore_label, regions)
+    loss = uncertain_point_loss(logits, target, candidates, others, 15, LabelLayout(regions, ignore_label))
     assert loss.item() == pytest.approx(expected, rel=1e-9)
     different = reference(logits, target, candidates[:, :15], others, 15, ignore_label, regions)
     assert different != pytest.approx(expected, rel=1e-3)
@@ -107,7 +108,7 @@ def test_the_gradient_is_right_and_stays_at_the_points(shape, regions):
     # Few points, so that a small step changes no ranking.
     points = candidates[:, :9], others[:, :1]
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: uncertain_point_loss(x, target, *points, 2, regions=regions), logits)
+    assert torch.autograd.gradcheck(lambda x: uncertain_point_loss(x, target, *points, 2, LabelLayout(regions)), logits)
 
     certain = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
     certain[:, 0] = torch.linspace(-9, 9, 8, dtype=torch.float64)[:, None]  # uncertain between rows 3 and 4
@@ -130,7 +131,7 @@ def test_points_are_distinct_and_as_many_as_asked_for():
 def test_ignored_points_are_not_sought_and_do_not_count():
     logits, target, candidates, others = inputs("2D", ignore_label=3)
     target[:] = 3
-    loss = uncertain_point_loss(logits.requires_grad_(), target, candidates, others, 15, ignore_label=3)
+    loss = uncertain_point_loss(logits.requires_grad_(), target, candidates, others, 15, LabelLayout(ignore_label=3))
     loss.backward()
     assert loss == 0
     assert logits.grad.abs().max() == 0
