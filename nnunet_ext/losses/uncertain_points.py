@@ -115,21 +115,40 @@ def uncertain_point_loss(
         Scalar, at least 0; 0 if all points are ignored.
     """
     logits = full_precision(logits)
-    valid = None
-    if ignore_label is not None:
-        found = voxels_of(target, candidates)
-        valid = found[:, -1] == 0 if regions else found[:, 0] != ignore_label
+    valid = _counted(voxels_of(target, candidates), ignore_label, regions)
     chosen = least_certain(logits, candidates, uncertain, valid, regions)
     sought = candidates.gather(1, chosen[..., None].expand(-1, -1, candidates.shape[2]))
     points = torch.cat([sought, others], 1)
-    predicted, truth = at_points(logits, points), voxels_of(target, points)
-    counted = torch.ones_like(predicted[:, 0])
-    if ignore_label is not None:
-        counted = (truth[:, -1] == 0 if regions else truth[:, 0] != ignore_label).to(predicted.dtype)
-        truth = truth[:, :-1] if regions else truth
+    return point_cross_entropy(at_points(logits, points), voxels_of(target, points), ignore_label, regions)
+
+
+def point_cross_entropy(
+    logits: torch.Tensor, truth: torch.Tensor, ignore_label: int | None = None, regions: bool = False
+) -> torch.Tensor:
+    """Mean cross-entropy of points.
+
+    Args:
+        logits: (B, C, N).
+        truth: values of a target at the points, (B, channels, N), see :func:`uncertain_point_loss`.
+        ignore_label: value of ignored points, which do not count; ``None`` if the dataset has no ignore label.
+        regions: whether the channels are regions (sigmoid); the mean is then over points and regions.
+
+    Returns:
+        Scalar, at least 0; 0 if all points are ignored.
+    """
+    valid = _counted(truth, ignore_label, regions)
+    counted = torch.ones_like(logits[:, 0]) if valid is None else valid.to(logits.dtype)
     if regions:
-        loss = binary_cross_entropy_with_logits(predicted, truth.to(predicted.dtype), reduction="none").mean(1)
+        truth = truth if ignore_label is None else truth[:, :-1]
+        loss = binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none").mean(1)
     else:
         labels = (truth[:, 0] * (counted != 0)).long()  # an ignored label is no index of a class
-        loss = cross_entropy(predicted, labels, reduction="none")
+        loss = cross_entropy(logits, labels, reduction="none")
     return (loss * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _counted(truth: torch.Tensor, ignore_label: int | None, regions: bool) -> torch.Tensor | None:
+    """Which of the points (B, channels, N) are not ignored, (B, N); ``None`` without an ignore label."""
+    if ignore_label is None:
+        return None
+    return truth[:, -1] == 0 if regions else truth[:, 0] != ignore_label

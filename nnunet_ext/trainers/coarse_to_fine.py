@@ -1,0 +1,464 @@
+"""Coarse to fine on slices: the multi-level structural network, and the multi-level loss on one branch.
+
+Source: Liu, Duan, Zeng, "Learning multi-level structural information for small organ segmentation", Signal Processing
+2022, doi 10.1016/j.sigpro.2021.108418, sections 2.2, 2.3, 3 and 4. Their loss on the network of the plans is in
+``multi_level.py``.
+
+A 3D patch is run slice by slice along its first axis, each slice with its two neighbours; a 2D one is repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch.optim import Optimizer
+
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.data.slice_distance_maps import AddSliceDistanceMaps
+from nnunet_ext.data.targets import target_maps
+from nnunet_ext.losses.boundary import boundary_loss_of_logits
+from nnunet_ext.losses.multi_level import STEEPNESS, pixel_loss, scaled_distance, signed_distance_loss
+from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
+from nnunet_ext.networks.coarse_to_fine import MARGIN, ROUNDS, TOLERANCE, CoarseToFineNetwork, SliceNetwork
+from nnunet_ext.networks.multi_level import (
+    CHANNELS,
+    RATES,
+    AtrousNetwork,
+    Fusion,
+    Maps,
+    MultiLevelNetwork,
+    PixelModule,
+    group_normalised,
+)
+from nnunet_ext.networks.resnet18 import FEATURES
+from nnunet_ext.networks.slices import crop, patches_of, slices_of, unit_colours
+from nnunet_ext.trainers.multi_level import nnUNetTrainerMLL
+from nnunet_ext.training.imagenet_weights import RESNET18
+from nnunet_ext.training.schedules import HalvingLR, first_epoch
+from nnunet_ext.training.teacher import bare
+
+Normalisation = Literal["batch", "group"]
+Optimiser = Literal["stock", "paper"]
+
+# Terms of the loss by name, each with its weight.
+Terms = dict[str, tuple[float, torch.Tensor]]
+
+
+class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
+    """A coarse and a fine network with the multi-level loss (Eq. 9 and 11): the paper's MLL model.
+
+    Both are ResNet-18 with an ASPP module, of their own: the network of the plans is not used. Deep supervision has no
+    place. Inference iterates within ``forward``, in every window of nnU-Net's predictor.
+
+    Three phases (section 4.1.1): boxes of the truth and no gradient from the fine to the coarse network; boxes of the
+    truth and joint training; boxes of the coarse prediction.
+    """
+
+    # Of the backbones' blocks and of each branch.
+    coarse_features: Sequence[int] = FEATURES
+    fine_features: Sequence[int] = FEATURES
+    channels: int = CHANNELS
+    rates: Sequence[int] = RATES
+    dropout: float = 0.0
+    # "batch", as ImageNet's weights have it; "group" for a batch of one slice.
+    normalisation: Normalisation = "batch"
+    # The box: K of section 2.2; see CoarseToFineNetwork for these and the iteration.
+    margin: int = MARGIN
+    multiple: int = 16
+    shared_box: bool = True
+    tolerance: float = TOLERANCE
+    max_rounds: int = ROUNDS
+    slices_at_once: int = 16
+    # Omega 1 and 2 of Eq. 11 and 13.
+    coarse_weight: float = 0.3
+    fine_weight: float = 2 / 3
+    # Fractions of the run. Boxes of the prediction from epoch 8 of 20 on (section 4.1.1, Fig. 5); where the second
+    # phase begins the paper does not say.
+    joint_start: float = 0.2
+    predicted_start: float = 0.4
+    # "stock": nnU-Net's. "paper" (section 4.3.1): Adam at 1e-5, halved every 2 of 20 epochs from epoch 8 on, begun anew
+    # with the pixel term.
+    optimiser: Optimiser = "stock"
+    halving_start: float = 0.4
+    halving_every: float = 0.1
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+        self._starts_from_imagenet = True
+
+    # ---- the network ----
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Both networks in one, as in training so in inference, with random weights."""
+        network = cls.build_slice_network(num_input_channels, num_output_channels)
+        return network if cls.normalisation == "batch" else group_normalised(network)
+
+    @classmethod
+    def build_slice_network(cls, channels: int, heads: int) -> SliceNetwork:
+        """The network for images of so many channels; a saliency map for each head multiplies all of them."""
+        coarse = AtrousNetwork(
+            unit_colours(channels), heads, 2, cls.coarse_features, cls.channels, cls.rates, cls.dropout
+        )
+        return CoarseToFineNetwork(
+            coarse,
+            cls.build_fine_network(unit_colours(channels, heads + 1), heads),
+            heads,
+            cls.margin,
+            cls.multiple,
+            cls.shared_box,
+            cls.tolerance,
+            cls.max_rounds,
+            cls.slices_at_once,
+        )
+
+    @classmethod
+    def build_fine_network(cls, colours: Sequence[int], heads: int) -> nn.Module:
+        """The fine network, see :class:`AtrousNetwork`."""
+        return AtrousNetwork(colours, heads, 1, cls.fine_features, cls.channels, cls.rates, cls.dropout)
+
+    @property
+    def slice_network(self) -> SliceNetwork:
+        """The network without what ``torch.compile`` and ``DistributedDataParallel`` wrap around it."""
+        network = bare(self.network)
+        assert isinstance(network, SliceNetwork)
+        return network
+
+    # ---- nnU-Net's hooks ----
+
+    def check_supported(self) -> None:
+        """Options that exist; batches that can be normalised; readable ImageNet weights, where there are any."""
+        super().check_supported()
+        name = type(self).__name__
+        for option, choices in (("normalisation", Normalisation), ("optimiser", Optimiser)):
+            if getattr(self, option) not in get_args(choices):
+                raise UserError(
+                    f"{name}.{option} must be one of {', '.join(get_args(choices))}, got {getattr(self, option)!r}."
+                )
+        if self.enable_deep_supervision:
+            raise UserError(f"{name} has one output: leave enable_deep_supervision off.")
+        patch, batch_size = self.configuration_manager.patch_size, self.configuration_manager.batch_size
+        if self.normalisation == "batch" and batch_size * math.prod(patch[:-2]) < 2:
+            raise UserError(
+                f"{name} normalises over a batch, but the batch of configuration {self.configuration_name} is one "
+                "slice: set batch_size to 2 or more in the plans, or normalisation to group."
+            )
+        if self._starts_from_imagenet:
+            RESNET18.look_for()
+
+    def initialize(self) -> None:
+        """Build the networks and give the backbones the ImageNet weights, where there are any."""
+        super().initialize()
+        network = self.slice_network
+        network.set_regions(self.label_manager.has_regions)
+        if self._starts_from_imagenet:
+            self._load_imagenet(network)
+
+    def _load_imagenet(self, network: SliceNetwork) -> None:
+        file = RESNET18.look_for()
+        if file is None:
+            # In the paper all backbones start from ImageNet, but nothing else depends on it.
+            self.print_to_log_file(f"All weights start at random; for those of ImageNet: {RESNET18.advice()}.")
+            return
+        weights = RESNET18.read(file)
+        try:
+            for backbone in network.backbones():
+                backbone.load_imagenet(weights)
+        except ValueError as error:
+            raise UserError(f"{file} does not hold the weights of ResNet-18: {error}.") from error
+        self.print_to_log_file(f"The backbones start from the ImageNet weights of {file}.")
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load a checkpoint, which needs no ImageNet weights."""
+        self._starts_from_imagenet = False
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def configure_optimizers(self) -> tuple[Optimizer, Any]:
+        """The stock optimiser and schedule, or the paper's."""
+        if self.optimiser == "stock":
+            return super().configure_optimizers()
+        rate = 1e-5
+        optimizer = torch.optim.Adam(self.network.parameters(), rate)
+        begin, every = (fraction * self.num_epochs for fraction in (self.halving_start, self.halving_every))
+        restart = first_epoch(self.num_epochs, self.pixel_start)
+        return optimizer, HalvingLR(optimizer, rate, self.num_epochs, begin, every, restart)
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
+        """The stock augmentation, and the distance maps of the slices of its outcome."""
+        stock = super(nnUNetTrainerMLL, self).get_training_transforms(*args, **kwargs)
+        if not self.boundary_weight:
+            return stock
+        manager = self.label_manager
+        labels = None if manager.has_regions else manager.foreground_labels
+        spacing = self.configuration_manager.spacing
+        return ComposeTransforms(
+            [stock, AddSliceDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin)]
+        )
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Nothing to switch: there is one output."""
+
+    # ---- training ----
+
+    @property
+    def apart(self) -> bool:
+        """Whether the coarse and the fine network are trained apart in this epoch: phase 1."""
+        return self.current_epoch < first_epoch(self.num_epochs, self.joint_start)
+
+    @property
+    def boxes_are_predicted(self) -> bool:
+        """Whether the boxes are those of the coarse prediction in this epoch: phase 3."""
+        return self.current_epoch >= first_epoch(self.num_epochs, self.predicted_start)
+
+    def train_step(self, batch: dict) -> dict:
+        """One step down Eq. 11, or Eq. 13."""
+        data, target = self.to_device(batch)
+        distance = None
+        if self.boundary_weight:
+            if not isinstance(target, list):
+                raise UserError(
+                    f"The targets hold no distance maps: {type(self).__name__} must extend get_training_transforms, "
+                    "not replace it (or set boundary_weight to 0)."
+                )
+            target, distance = target
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            maps = self.network(data, **self.network_arguments(data, target))
+            windows = maps.get("windows")
+            terms: Terms = {}
+            if windows is not None:
+                terms["coarse"] = self.coarse_weight, self.loss(maps["coarse"], target)
+                target = _in_windows(target, windows)
+                distance = None if distance is None else _in_windows(distance, windows)
+            terms |= self.region_terms(maps, target)
+        terms |= self.detail_terms(maps, slices_of(target), None if distance is None else slices_of(distance))
+        loss = sum((weight * value for weight, value in terms.values()), torch.zeros((), device=self.device))
+        if self.is_ddp:
+            # Branches that a phase leaves out: DistributedDataParallel waits for a gradient of every weight.
+            loss = loss + 0 * torch.stack([parameter.sum() for parameter in self.network.parameters()]).sum()
+        self.network_step(loss)
+        return self.step_output(loss, {name: value for name, (_, value) in terms.items()})
+
+    def network_arguments(self, data: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+        """What the network is told in training beside the images."""
+        truth = None if self.boxes_are_predicted else self._foreground(target)
+        return {"truth": truth, "apart": self.apart}
+
+    def region_terms(self, maps: Maps, target: torch.Tensor) -> Terms:
+        """E_R of the fine network, on patches."""
+        return {"region": (self.fine_weight, self.loss(maps["final"], target))}
+
+    def detail_terms(self, maps: Maps, target: torch.Tensor, distance: torch.Tensor | None) -> Terms:
+        """E_B and E_P of the fine network, on slices: target (N, 1, H, W) and distance (N, classes, H, W)."""
+        manager = self.label_manager
+        terms: Terms = {}
+        if distance is not None:
+            value = boundary_loss_of_logits(slices_of(maps["final"]), distance, manager.has_regions)
+            terms["boundary"] = self.fine_weight * self.boundary_factor, value
+        if self.pixel_factor:
+            logits = slices_of(maps["logits"])
+            number = max(1, round(self.points_per_voxel * math.prod(target.shape[2:]) / 16))
+            candidates = draw_points(
+                logits.shape[0], self.oversampling * number, 2, logits.device, self._point_generator()
+            )
+            value = uncertain_point_loss(
+                logits,
+                target,
+                candidates,
+                manager.ignore_label,
+                manager.has_regions,
+                self.oversampling,
+                self.importance,
+            )
+            terms["pixel"] = self.fine_weight * self.pixel_factor, value
+        return terms
+
+    def _foreground(self, target: torch.Tensor) -> torch.Tensor:
+        """Voxels of any class, (B, 1, *spatial) of bool."""
+        manager = self.label_manager
+        if manager.has_regions:
+            regions = target[:, :-1] if manager.has_ignore_label else target
+            return (regions != 0).any(1, keepdim=True)
+        inside = target > 0
+        return inside & (target != manager.ignore_label) if manager.has_ignore_label else inside
+
+    # ---- how often inference iterates ----
+
+    def on_validation_epoch_start(self) -> None:
+        """Count the rounds of this epoch."""
+        super().on_validation_epoch_start()
+        self._count_rounds()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """Log what stock nnU-Net does, and the number of rounds."""
+        super().on_validation_epoch_end(val_outputs)
+        self._log_rounds()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Predict and score the validation cases, and log the number of rounds."""
+        self._count_rounds()
+        super().perform_actual_validation(save_probabilities)
+        self._log_rounds()
+
+    def _count_rounds(self) -> None:
+        network = self.slice_network
+        if isinstance(network, CoarseToFineNetwork):
+            network.rounds_used.clear()
+
+    def _log_rounds(self) -> None:
+        network = self.slice_network
+        if not isinstance(network, CoarseToFineNetwork) or not network.rounds_used:
+            return
+        used = network.rounds_used
+        mean = sum(rounds for rounds, _ in used) / len(used)
+        converged = sum(agreement >= network.tolerance for _, agreement in used)
+        self.print_to_log_file(f"rounds: {mean:.2f} on average, {converged} of {len(used)} patches converged")
+
+
+class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
+    """The multi-level structural network as the fine network, with its loss (Eq. 13).
+
+    The pixel branch and the fusion join after 12 of 25 epochs; until then the region branch is the prediction.
+    """
+
+    # Gamma of Eq. 13; alpha and beta are boundary_weight and pixel_weight.
+    fusion_weight: float = 1.0
+    # Section 4.1.1: alpha is 1 from the beginning; beta and gamma are 0 until epoch 12 of 25. The phases at the same
+    # epochs as those of the other model, of which there are 20.
+    boundary_ramp = 0.0
+    pixel_start = 0.48
+    joint_start = 0.16
+    predicted_start = 0.32
+    # In 25 epochs.
+    halving_start = 0.32
+    halving_every = 0.08
+    # Phi of Eq. 12 is clipped at so many mm, where nnunet_ext.data.distance_maps is exact; see signed_distance_loss.
+    exact_margin = 10.0
+    steepness: float = STEEPNESS
+    # Of the pixel branch, see MultiLevelNetwork.
+    attention_heads: int = 8
+    pixels_per_point: int = 16
+    max_points: int = 1024
+    pixel_module: PixelModule = "attention"
+    fusion: Fusion = "guidance"
+
+    @classmethod
+    def build_fine_network(cls, colours: Sequence[int], heads: int) -> nn.Module:
+        """The fine network, see :class:`MultiLevelNetwork`."""
+        return MultiLevelNetwork(
+            colours,
+            heads,
+            cls.fine_features,
+            cls.channels,
+            cls.rates,
+            cls.dropout,
+            cls.attention_heads,
+            cls.pixels_per_point,
+            cls.max_points,
+            cls.pixel_module,
+            cls.fusion,
+        )
+
+    def check_supported(self) -> None:
+        """Options of the pixel branch that fit."""
+        super().check_supported()
+        if self.channels % self.attention_heads:
+            raise UserError(
+                f"{type(self).__name__}.channels must be a multiple of attention_heads ({self.attention_heads}), "
+                f"got {self.channels}."
+            )
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the pixel branch and the fusion are in use in this epoch."""
+        return bool(self.fusion_weight) and self.current_epoch >= first_epoch(self.num_epochs, self.pixel_start)
+
+    def on_train_epoch_start(self) -> None:
+        """Let the pixel branch and the fusion join when it is time."""
+        super().on_train_epoch_start()
+        self.slice_network.set_guided(self.is_guided)
+
+    def network_arguments(self, data: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+        """With the random numbers by which some of the pixels are chosen."""
+        noise = None
+        if self.is_guided:
+            shape = (data.shape[0], 1, *data.shape[2:])
+            noise = torch.rand(shape, generator=self._point_generator(), device=data.device)
+        return {**super().network_arguments(data, target), "noise": noise}
+
+    def region_terms(self, maps: Maps, target: torch.Tensor) -> Terms:
+        """E_R of the region branch and of the fusion."""
+        terms = {"region": (self.fine_weight, self.loss(maps["region"], target))}
+        if self.is_guided:
+            terms["fusion"] = self.fine_weight * self.fusion_weight, self.loss(maps["final"], target)
+        return terms
+
+    def detail_terms(self, maps: Maps, target: torch.Tensor, distance: torch.Tensor | None) -> Terms:
+        """Eq. 12 of the boundary branch and E_P of the pixel branch."""
+        manager = self.label_manager
+        terms: Terms = {}
+        if distance is not None:
+            heads = manager.num_segmentation_heads
+            inside, mask = target_maps(target, heads, manager.ignore_label, manager.has_regions)
+            first = 0 if manager.has_regions else 1  # the background has no distance
+            phi = scaled_distance(distance, inside[:, first:], self.exact_margin)
+            value = signed_distance_loss(slices_of(maps["boundary"])[:, first:], phi, mask, self.steepness)
+            terms["boundary"] = self.fine_weight * self.boundary_factor, value
+        if self.is_guided and self.pixel_weight:
+            value = pixel_loss(maps["pixel"], maps["points"], target, manager.ignore_label, manager.has_regions)
+            terms["pixel"] = self.fine_weight * self.pixel_weight, value
+        return terms
+
+
+class nnUNetTrainerMLNNoPixel(nnUNetTrainerMLN):
+    """Four layers shared by all points in place of self-attention: "w/o Pixel module" of Table 9."""
+
+    pixel_module = "mlp"
+
+
+class nnUNetTrainerMLNNoGuidance(nnUNetTrainerMLN):
+    """Four 3x3 convolutions in place of the saliency guidance: "w/o MLSG module" of Table 9."""
+
+    fusion = "convolutions"
+
+
+class nnUNetTrainerMLNNoCoarse(nnUNetTrainerMLN):
+    """The structural network on whole slices, without a coarse network, box or iteration."""
+
+    fine_weight = 1.0
+
+    @classmethod
+    def build_slice_network(cls, channels: int, heads: int) -> SliceNetwork:
+        """The fine network alone."""
+        return SliceNetwork(cls.build_fine_network(unit_colours(channels), heads), cls.slices_at_once)
+
+    def network_arguments(self, data: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+        """Nothing of boxes."""
+        return {"noise": super().network_arguments(data, target)["noise"]}
+
+
+def _in_windows(maps: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """Maps (B, channels, *spatial) in the windows (N, 4) of their slices."""
+    return patches_of(crop(slices_of(maps), windows), maps.shape[0], maps.ndim == 5)
