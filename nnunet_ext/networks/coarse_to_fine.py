@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import leaky_relu, one_hot
 
 from nnunet_ext.networks.multi_level import Maps
 from nnunet_ext.networks.slices import crop, of_one_size, paste, patches_of, slices_of, units_of, windows_of
@@ -99,8 +99,8 @@ class SliceNetwork(nn.Module):
 class SaliencyTransformation(nn.Module):
     """Two size-preserving convolutions, 5x5 and 3x3, of the probabilities (F_S of section 2.2).
 
-    A ReLU stands between them, without which they were one convolution. At the start, the maps are around one: the
-    image passes.
+    A leaky ReLU stands between them, without which they were one convolution; one that is not leaky may die at the
+    start, as probabilities are never negative. The maps are around one then: the image passes.
 
     Args:
         heads: number of probability maps C, and of saliency maps.
@@ -115,7 +115,7 @@ class SaliencyTransformation(nn.Module):
 
     def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Saliency maps (N, C, H, W) of probabilities (N, C, H, W)."""
-        return self.second(torch.relu(self.first(probabilities)))
+        return self.second(leaky_relu(self.first(probabilities)))
 
 
 class CoarseToFineNetwork(SliceNetwork):
@@ -219,7 +219,7 @@ class CoarseToFineNetwork(SliceNetwork):
         logits = self._in_parts(self.coarse, units)
         agreement = torch.full((number,), torch.nan)
         rounds_of = [0] * number
-        yield patches_of(logits, number, is_3d), agreement
+        yield patches_of(logits, number, is_3d), agreement.clone()
         going = list(range(number))
         for round_ in range(1, self.max_rounds + 1):
             slices = torch.cat(
@@ -234,7 +234,7 @@ class CoarseToFineNetwork(SliceNetwork):
             for i, value in zip(going, found, strict=True):
                 agreement[i] = value
                 rounds_of[i] = round_
-            yield patches_of(logits, number, is_3d), agreement
+            yield patches_of(logits, number, is_3d), agreement.clone()
             going = [i for i in going if agreement[i] < self.tolerance]
             if not going:
                 break
