@@ -194,6 +194,24 @@ class SharedLayers(nn.Sequential):
         super().__init__(*layers)
 
 
+class DepthwiseOne(nn.Module):
+    """A depth-wise 1x1 convolution: a factor and a summand for each channel, which PyTorch's is slow at on a CPU.
+
+    Args:
+        channels: of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # As nn.Conv2d draws them, for one weight an output.
+        self.weight = nn.Parameter(torch.empty(channels, 1, 1).uniform_(-1, 1))
+        self.bias = nn.Parameter(torch.empty(channels, 1, 1).uniform_(-1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The same shape as ``x``, (N, channels, H, W)."""
+        return self.weight * x + self.bias
+
+
 class SaliencyGuidance(nn.Module):
     """Region features weighted by boundary and by pixel saliency (section 3.4).
 
@@ -207,8 +225,8 @@ class SaliencyGuidance(nn.Module):
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        self.boundary_weight = nn.Conv2d(channels, channels, 1, groups=channels)
-        self.pixel_weight = nn.Conv2d(channels, channels, 1, groups=channels)
+        self.boundary_weight = DepthwiseOne(channels)
+        self.pixel_weight = DepthwiseOne(channels)
         self.mix = nn.Conv2d(2 * channels, channels, 1)
         self.head = nn.Conv2d(channels, heads, 1)
 

@@ -101,7 +101,7 @@ def test_guidance_is_section_3_4():
             r, b, p = (maps[0, :, y, x] for maps in (region, boundary, pixel))
             products = []
             for weighting, features in ((module.boundary_weight, b), (module.pixel_weight, p)):
-                maps = torch.sigmoid(weighting.weight[:, 0, 0, 0] * (b + p) + weighting.bias)
+                maps = torch.sigmoid(weighting.weight[:, 0, 0] * (b + p) + weighting.bias[:, 0, 0])
                 products.append(r * maps * features)
             mixed = (module.mix.weight[:, :, 0, 0] @ torch.cat(products) + module.mix.bias).clamp(min=0)
             assert torch.allclose(got[0, :, y, x], module.head.weight[:, :, 0, 0] @ mixed + module.head.bias)
