@@ -217,6 +217,11 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
             [stock, AddSliceDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin)]
         )
 
+    def on_train_start(self) -> None:
+        """Start as stock nnU-Net does; ``-pretrained_weights`` may have brought what the heads of another run are."""
+        super().on_train_start()
+        self.slice_network.set_regions(self.label_manager.has_regions)
+
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Nothing to switch: there is one output."""
 

@@ -50,8 +50,8 @@ class ImageNetWeights:
         if found is not None:
             return found
         raise UserError(
-            f"There are no ImageNet weights of {self.name}: {self.advice()}; or set {self.variable} to {RANDOM} to "
-            "start from random weights."
+            f"There are no ImageNet weights of {self.name}: {self.advice()}, or to {RANDOM} to start from random "
+            "weights."
         )
 
     def look_for(self) -> Path | None:

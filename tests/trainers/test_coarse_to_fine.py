@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from tests.trainers.building import build, run_epochs
-from tests.trainers.processes import in_two_processes
 from torchvision.models import resnet18
 
 from nnunet_ext.core.errors import UserError
@@ -16,7 +14,9 @@ from nnunet_ext.networks.slices import slices_of
 from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerCoarseToFine
 from nnunet_ext.training.imagenet_weights import RESNET18
 from tests.conftest import Dataset
-from tests.trainers import building
+from tests.training import building
+from tests.training.building import build, run_epochs
+from tests.training.processes import in_two_processes
 
 TWO, MLN, WHOLE = "nnUNetTrainerCoarseToFine", "nnUNetTrainerMLN", "nnUNetTrainerMLNNoCoarse"
 NO_PIXEL, NO_GUIDANCE = "nnUNetTrainerMLNNoPixel", "nnUNetTrainerMLNNoGuidance"
@@ -242,6 +242,15 @@ def test_train_continue_and_predict(dataset, monkeypatch, tmp_path, name, config
     with torch.no_grad():
         expected = half.network(data.reshape(1, 1, *patch))[0]
     assert torch.allclose(got.float(), expected.reshape(got.shape), atol=1e-2)
+
+
+def test_the_heads_are_those_of_this_dataset_also_with_pretrained_weights(dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = build(dataset, MLN, "2d")
+    trainer.initialize()
+    trainer.slice_network.set_regions(True)  # what nnU-Net would load from a run with regions
+    trainer.on_train_start()
+    assert not trainer.slice_network.has_regions
 
 
 def test_mirrored_windows_slide_over_an_image(dataset):
