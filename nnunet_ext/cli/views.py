@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from nnunet_ext.cli.unlabelled import find_dataset
-from nnunet_ext.core.environment import require_folder
+from nnunet_ext.core.environment import find_dataset, require_folder
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import write_text
 
@@ -69,7 +68,7 @@ def run_vote(folders: Sequence[Path], output: Path) -> None:
         UserError: a folder or a case is missing, or two predictions do not lie alike.
     """
     from nnunet_ext.evaluation.cases import model_folder
-    from nnunet_ext.evaluation.reading import UnreadableError, find_reader, geometry_difference, read_label_map
+    from nnunet_ext.evaluation.reading import UnreadableError, find_readers, geometry_difference, read_label_map
     from nnunet_ext.evaluation.targets import read_dataset_json
     from nnunet_ext.views.majority import majority_vote
 
@@ -87,14 +86,14 @@ def run_vote(folders: Sequence[Path], output: Path) -> None:
     dataset_json = read_dataset_json(found)
     ending = dataset_json["file_ending"]
     cases = _common_cases(folders, ending)
-    reader = find_reader(dataset_json, [folders[0] / f"{case}{ending}" for case in cases[:5]])
+    readers = find_readers(dataset_json)
     has_regions = any(isinstance(value, list) for value in dataset_json["labels"].values())
     output.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True)
     ties = voxels = with_probabilities = 0
     for case in cases:
         try:
-            maps = [read_label_map(folder / f"{case}{ending}", reader) for folder in folders]
+            maps = [read_label_map(folder / f"{case}{ending}", readers) for folder in folders]
         except UnreadableError as error:
             raise UserError(f"{error}: predict it again.") from error
         for folder, one in zip(folders[1:], maps[1:], strict=True):
@@ -103,6 +102,7 @@ def run_vote(folders: Sequence[Path], output: Path) -> None:
                 raise UserError(f"{folder / case}{ending} does not lie as in {folders[0]}: {difference}.")
         probabilities = None if has_regions else _probabilities(folders, case, maps[0].array.shape)
         vote = majority_vote([one.array for one in maps], probabilities)
+        reader = maps[0].reader
         _, properties = reader().read_seg(str(folders[0] / f"{case}{ending}"))
         reader().write_seg(vote.labels, str(output / f"{case}{ending}"), properties)
         ties, voxels = ties + vote.ties, voxels + vote.labels.size

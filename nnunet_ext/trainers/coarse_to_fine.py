@@ -23,9 +23,7 @@ from torch.optim import Optimizer
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.slice_distance_maps import AddSliceDistanceMaps
 from nnunet_ext.data.targets import target_maps
-from nnunet_ext.losses.boundary import boundary_loss_of_logits
 from nnunet_ext.losses.multi_level import STEEPNESS, pixel_loss, scaled_distance, signed_distance_loss
-from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
 from nnunet_ext.networks.coarse_to_fine import MARGIN, ROUNDS, TOLERANCE, CoarseToFineNetwork, SliceNetwork
 from nnunet_ext.networks.multi_level import (
     CHANNELS,
@@ -89,17 +87,12 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     halving_start: float = 0.4
     halving_every: float = 0.1
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    _starts_from_imagenet: bool = True
+
+    def configure(self) -> None:
+        """One output, without deep supervision."""
+        super().configure()
         self.enable_deep_supervision = False
-        self._starts_from_imagenet = True
 
     # ---- the network ----
 
@@ -213,9 +206,9 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
         manager = self.label_manager
         labels = None if manager.has_regions else manager.foreground_labels
         spacing = self.configuration_manager.spacing
-        return ComposeTransforms(
-            [stock, AddSliceDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin)]
-        )
+        relative = self.boundary_scale == "organ"
+        maps = AddSliceDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin, relative)
+        return ComposeTransforms([stock, maps])
 
     def on_train_start(self) -> None:
         """Start as stock nnU-Net does; ``-pretrained_weights`` may have brought what the heads of another run are."""
@@ -277,27 +270,12 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
 
     def detail_terms(self, maps: Maps, target: torch.Tensor, distance: torch.Tensor | None) -> Terms:
         """E_B and E_P of the fine network, on slices: target (N, 1, H, W) and distance (N, classes, H, W)."""
-        manager = self.label_manager
         terms: Terms = {}
         if distance is not None:
-            value = boundary_loss_of_logits(slices_of(maps["final"]), distance, manager.has_regions)
+            value = self._boundary(slices_of(maps["final"]), distance)
             terms["boundary"] = self.fine_weight * self.boundary_factor, value
         if self.pixel_factor:
-            logits = slices_of(maps["logits"])
-            number = max(1, round(self.points_per_voxel * math.prod(target.shape[2:]) / 16))
-            candidates = draw_points(
-                logits.shape[0], self.oversampling * number, 2, logits.device, self._point_generator()
-            )
-            value = uncertain_point_loss(
-                logits,
-                target,
-                candidates,
-                manager.ignore_label,
-                manager.has_regions,
-                self.oversampling,
-                self.importance,
-            )
-            terms["pixel"] = self.fine_weight * self.pixel_factor, value
+            terms["pixel"] = self.fine_weight * self.pixel_factor, self._pixel([slices_of(maps["logits"])], target)
         return terms
 
     def _foreground(self, target: torch.Tensor) -> torch.Tensor:
@@ -359,6 +337,7 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
     # In 25 epochs.
     halving_start = 0.32
     halving_every = 0.08
+    boundary_scale = "mm"  # Eq. 12 has a scale of its own
     # Phi of Eq. 12 is clipped at so many mm, where nnunet_ext.data.distance_maps is exact; see signed_distance_loss.
     exact_margin = 10.0
     steepness: float = STEEPNESS
@@ -410,7 +389,7 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
         noise = None
         if self.is_guided:
             shape = (data.shape[0], 1, *data.shape[2:])
-            noise = torch.rand(shape, generator=self._point_generator(), device=data.device)
+            noise = torch.rand(shape, generator=self._point_generator()).to(self.device, non_blocking=True)
         return {**super().network_arguments(data, target), "noise": noise}
 
     def region_terms(self, maps: Maps, target: torch.Tensor) -> Terms:
