@@ -216,7 +216,8 @@ class SaliencyGuidance(nn.Module):
     """Region features weighted by boundary and by pixel saliency (section 3.4).
 
     Two depth-wise 1x1 convolutions of the sum of boundary and pixel features give the weight maps. They pass a sigmoid,
-    of which the paper does not speak: weights of any sign and size make a product of three features unstable.
+    of which the paper does not speak: weights of any sign and size make a product of three features unstable. The first
+    of the two last 1x1 convolutions is normalised, as in the branches: the products are small, the module joins late.
 
     Args:
         channels: of each of the features.
@@ -227,7 +228,8 @@ class SaliencyGuidance(nn.Module):
         super().__init__()
         self.boundary_weight = DepthwiseOne(channels)
         self.pixel_weight = DepthwiseOne(channels)
-        self.mix = nn.Conv2d(2 * channels, channels, 1)
+        self.mix = nn.Conv2d(2 * channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
         self.head = nn.Conv2d(channels, heads, 1)
 
     def forward(self, region: torch.Tensor, boundary: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
@@ -235,7 +237,7 @@ class SaliencyGuidance(nn.Module):
         both = boundary + pixel
         by_boundary = region * (torch.sigmoid(self.boundary_weight(both)) * boundary)
         by_pixel = region * (torch.sigmoid(self.pixel_weight(both)) * pixel)
-        return self.head(torch.relu(self.mix(torch.cat([by_boundary, by_pixel], 1))))
+        return self.head(torch.relu(self.norm(self.mix(torch.cat([by_boundary, by_pixel], 1)))))
 
 
 class ConvolutionalFusion(nn.Module):

@@ -93,7 +93,9 @@ def test_attention_is_that_of_a_plain_loop():
 
 def test_guidance_is_section_3_4():
     torch.manual_seed(0)
-    module = SaliencyGuidance(3, 2).double()
+    module = SaliencyGuidance(3, 2).double().eval()
+    module.norm.running_mean.uniform_(-1, 1)
+    module.norm.running_var.uniform_(1, 2)
     region, boundary, pixel = (torch.randn(1, 3, 2, 2, dtype=torch.float64) for _ in range(3))
     got = module(region, boundary, pixel)
     for y in range(2):
@@ -103,7 +105,9 @@ def test_guidance_is_section_3_4():
             for weighting, features in ((module.boundary_weight, b), (module.pixel_weight, p)):
                 maps = torch.sigmoid(weighting.weight[:, 0, 0] * (b + p) + weighting.bias[:, 0, 0])
                 products.append(r * maps * features)
-            mixed = (module.mix.weight[:, :, 0, 0] @ torch.cat(products) + module.mix.bias).clamp(min=0)
+            mixed = module.mix.weight[:, :, 0, 0] @ torch.cat(products)
+            mixed = (mixed - module.norm.running_mean) / (module.norm.running_var + 1e-5).sqrt()
+            mixed = mixed.clamp(min=0)
             assert torch.allclose(got[0, :, y, x], module.head.weight[:, :, 0, 0] @ mixed + module.head.bias)
 
 
