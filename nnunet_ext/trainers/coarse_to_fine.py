@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -37,8 +38,10 @@ from nnunet_ext.networks.multi_level import (
 )
 from nnunet_ext.networks.resnet18 import FEATURES
 from nnunet_ext.networks.slices import crop, patches_of, slices_of, unit_colours
-from nnunet_ext.trainers.multi_level import nnUNetTrainerMLL
+from nnunet_ext.trainers.multi_level import BoundaryScale, MLLOptions, nnUNetTrainerMLL
 from nnunet_ext.training.imagenet_weights import RESNET18
+from nnunet_ext.training.options import Options, option, resolve
+from nnunet_ext.training.run_length import strip_run_length
 from nnunet_ext.training.schedules import HalvingLR, first_epoch
 from nnunet_ext.training.teacher import bare
 
@@ -47,6 +50,85 @@ Optimiser = Literal["stock", "paper"]
 
 # Terms of the loss by name, each with its weight.
 Terms = dict[str, tuple[float, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class CoarseToFineOptions(MLLOptions):
+    """Options of :class:`nnUNetTrainerCoarseToFine`."""
+
+    coarse_features: tuple[int, ...] = option(
+        FEATURES, "Channels of the four blocks of the coarse backbone.", at_least=1
+    )
+    fine_features: tuple[int, ...] = option(FEATURES, "Channels of the four blocks of the fine backbone.", at_least=1)
+    channels: int = option(CHANNELS, "Channels of each branch.", "256 (3.4)", at_least=1)
+    rates: tuple[int, ...] = option(RATES, "Atrous rates of the ASPP modules: those of DeepLab-v3.", at_least=1)
+    dropout: float = option(0.0, "Of the ASPP modules.", at_least=0, below=1)
+    normalisation: Normalisation = option(
+        "batch", "As ImageNet's weights have it; group for a batch of one slice.", "not named"
+    )
+    margin: int = option(MARGIN, "K: around a box, in voxels.", "20 (2.2, 4.3.1)", at_least=0)
+    multiple: int = option(16, "Of height and width of a box, where the slice has room for it.", at_least=1)
+    shared_box: bool = option(True, "Whether the slices of a 3D patch share a box.", "false (2.2)")
+    tolerance: float = option(TOLERANCE, "The iteration ends at this RDSC,", "0.99 (4.1.2)", at_least=0, at_most=1)
+    max_rounds: int = option(ROUNDS, "or after so many rounds; 1 switches iteration off.", "10 (4.1.2)", at_least=0)
+    slices_at_once: int = option(16, "Slices that go through a network together in inference.", at_least=1)
+    coarse_weight: float = option(0.3, "Omega 1: of the coarse network.", "0.3 (4.1.1)", at_least=0)
+    fine_weight: float = option(2 / 3, "Omega 2: of the fine network.", "2/3 (4.1.1)", at_least=0)
+    joint_start: float = option(
+        0.2, "Fraction of the run after which both networks are trained jointly.", at_least=0, at_most=1
+    )
+    predicted_start: float = option(
+        0.4,
+        "Fraction of the run after which the boxes are those of the coarse prediction.",
+        "8 of 20 epochs (4.1.1, Fig. 5)",
+        at_least=0,
+        at_most=1,
+    )
+    optimiser: Optimiser = option(
+        "stock", "nnU-Net's, or Adam at 1e-5 that is halved and begun anew with the pixel term.", "paper (4.3.1)"
+    )
+    halving_start: float = option(
+        0.4, "Fraction of the run before the first halving.", "8 of 20 epochs (4.3.1)", at_least=0, at_most=1
+    )
+    halving_every: float = option(
+        0.1, "Fraction of the run between two halvings.", "2 of 20 epochs (4.3.1)", above=0, at_most=1
+    )
+
+
+@dataclass(frozen=True)
+class MLNOptions(CoarseToFineOptions):
+    """Options of :class:`nnUNetTrainerMLN`; the phases are at the same epochs, of which there are 25."""
+
+    boundary_scale: BoundaryScale = option(
+        "mm",
+        "Eq. 12 has a scale of its own: Phi in mm, clipped at exact_margin, see signed_distance_loss.",
+        "not named",
+    )
+    boundary_ramp: float = option(
+        0.0, "Fraction of the run over which alpha rises from 0.", "0 (4.1.1)", at_least=0, at_most=1
+    )
+    pixel_start: float = option(
+        0.48,
+        "Fraction of the run before pixel branch and fusion come in.",
+        "12 of 25 epochs (4.1.1)",
+        at_least=0,
+        at_most=1,
+    )
+    joint_start: float = option(
+        0.16, "Fraction of the run after which both networks are trained jointly.", at_least=0, at_most=1
+    )
+    predicted_start: float = option(
+        0.32, "Fraction of the run after which the boxes are those of the coarse prediction.", at_least=0, at_most=1
+    )
+    halving_start: float = option(0.32, "Fraction of the run before the first halving.", at_least=0, at_most=1)
+    halving_every: float = option(0.08, "Fraction of the run between two halvings.", above=0, at_most=1)
+    fusion_weight: float = option(1.0, "Gamma: what the fusion counts.", "1 (4.1.1)", at_least=0)
+    steepness: float = option(STEEPNESS, "Of the sigmoid of Eq. 12, see signed_distance_loss.", above=0)
+    attention_heads: int = option(8, "Of the self-attention among pixels.", at_least=1)
+    pixels_per_point: int = option(16, "One uncertain pixel is chosen in so many.", at_least=1)
+    max_points: int = option(1024, "But not more than these.", at_least=1)
+    pixel_module: PixelModule = option("attention", "What the pixel branch is.", "attention; mlp in Table 9")
+    fusion: Fusion = option("guidance", "How the levels are fused.", "guidance; convolutions in Table 9")
 
 
 class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
@@ -59,33 +141,8 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     truth and joint training; boxes of the coarse prediction.
     """
 
-    # Of the backbones' blocks and of each branch.
-    coarse_features: Sequence[int] = FEATURES
-    fine_features: Sequence[int] = FEATURES
-    channels: int = CHANNELS
-    rates: Sequence[int] = RATES
-    dropout: float = 0.0
-    # "batch", as ImageNet's weights have it; "group" for a batch of one slice.
-    normalisation: Normalisation = "batch"
-    # The box: K of section 2.2; see CoarseToFineNetwork for these and the iteration.
-    margin: int = MARGIN
-    multiple: int = 16
-    shared_box: bool = True
-    tolerance: float = TOLERANCE
-    max_rounds: int = ROUNDS
-    slices_at_once: int = 16
-    # Omega 1 and 2 of Eq. 11 and 13.
-    coarse_weight: float = 0.3
-    fine_weight: float = 2 / 3
-    # Fractions of the run. Boxes of the prediction from epoch 8 of 20 on (section 4.1.1, Fig. 5); where the second
-    # phase begins the paper does not say.
-    joint_start: float = 0.2
-    predicted_start: float = 0.4
-    # "stock": nnU-Net's. "paper" (section 4.3.1): Adam at 1e-5, halved every 2 of 20 epochs from epoch 8 on, begun anew
-    # with the pixel term.
-    optimiser: Optimiser = "stock"
-    halving_start: float = 0.4
-    halving_every: float = 0.1
+    options_class: type[Options] = CoarseToFineOptions
+    options: CoarseToFineOptions
 
     _starts_from_imagenet: bool = True
 
@@ -106,31 +163,33 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Both networks in one, as in training so in inference, with random weights."""
-        network = cls.build_slice_network(num_input_channels, num_output_channels)
-        return network if cls.normalisation == "batch" else group_normalised(network)
+        where = f"plans {plans_manager.plans_name}"
+        options: Any = resolve(cls.options_class, cls, strip_run_length(cls.__name__), plans_manager.plans, where)
+        network = cls.build_slice_network(num_input_channels, num_output_channels, options)
+        return network if options.normalisation == "batch" else group_normalised(network)
 
     @classmethod
-    def build_slice_network(cls, channels: int, heads: int) -> SliceNetwork:
+    def build_slice_network(cls, channels: int, heads: int, options: Any) -> SliceNetwork:
         """The network for images of so many channels; a saliency map for each head multiplies all of them."""
         coarse = AtrousNetwork(
-            unit_colours(channels), heads, 2, cls.coarse_features, cls.channels, cls.rates, cls.dropout
+            unit_colours(channels), heads, 2, options.coarse_features, options.channels, options.rates, options.dropout
         )
         return CoarseToFineNetwork(
             coarse,
-            cls.build_fine_network(unit_colours(channels, heads + 1), heads),
+            cls.build_fine_network(unit_colours(channels, heads + 1), heads, options),
             heads,
-            cls.margin,
-            cls.multiple,
-            cls.shared_box,
-            cls.tolerance,
-            cls.max_rounds,
-            cls.slices_at_once,
+            options.margin,
+            options.multiple,
+            options.shared_box,
+            options.tolerance,
+            options.max_rounds,
+            options.slices_at_once,
         )
 
     @classmethod
-    def build_fine_network(cls, colours: Sequence[int], heads: int) -> nn.Module:
+    def build_fine_network(cls, colours: Sequence[int], heads: int, options: Any) -> nn.Module:
         """The fine network, see :class:`AtrousNetwork`."""
-        return AtrousNetwork(colours, heads, 1, cls.fine_features, cls.channels, cls.rates, cls.dropout)
+        return AtrousNetwork(colours, heads, 1, options.fine_features, options.channels, options.rates, options.dropout)
 
     @property
     def slice_network(self) -> SliceNetwork:
@@ -145,15 +204,10 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
         """Options that exist; batches that can be normalised; readable ImageNet weights, where there are any."""
         super().check_supported()
         name = type(self).__name__
-        for option, choices in (("normalisation", Normalisation), ("optimiser", Optimiser)):
-            if getattr(self, option) not in get_args(choices):
-                raise UserError(
-                    f"{name}.{option} must be one of {', '.join(get_args(choices))}, got {getattr(self, option)!r}."
-                )
         if self.enable_deep_supervision:
             raise UserError(f"{name} has one output: leave enable_deep_supervision off.")
         patch, batch_size = self.configuration_manager.patch_size, self.configuration_manager.batch_size
-        if self.normalisation == "batch" and batch_size * math.prod(patch[:-2]) < 2:
+        if self.options.normalisation == "batch" and batch_size * math.prod(patch[:-2]) < 2:
             raise UserError(
                 f"{name} normalises over a batch, but the batch of configuration {self.configuration_name} is one "
                 "slice: set batch_size to 2 or more in the plans, or normalisation to group."
@@ -190,24 +244,26 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
 
     def configure_optimizers(self) -> tuple[Optimizer, Any]:
         """The stock optimiser and schedule, or the paper's."""
-        if self.optimiser == "stock":
+        if self.options.optimiser == "stock":
             return super().configure_optimizers()
         rate = 1e-5
         optimizer = torch.optim.Adam(self.network.parameters(), rate)
-        begin, every = (fraction * self.num_epochs for fraction in (self.halving_start, self.halving_every))
-        restart = first_epoch(self.num_epochs, self.pixel_start)
+        begin, every = (
+            fraction * self.num_epochs for fraction in (self.options.halving_start, self.options.halving_every)
+        )
+        restart = first_epoch(self.num_epochs, self.options.pixel_start)
         return optimizer, HalvingLR(optimizer, rate, self.num_epochs, begin, every, restart)
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
         """The stock augmentation, and the distance maps of the slices of its outcome."""
         stock = super(nnUNetTrainerMLL, self).get_training_transforms(*args, **kwargs)
-        if not self.boundary_weight:
+        if not self.options.boundary_weight:
             return stock
         manager = self.label_manager
         labels = None if manager.has_regions else manager.foreground_labels
         spacing = self.configuration_manager.spacing
-        relative = self.boundary_scale == "organ"
-        maps = AddSliceDistanceMaps(spacing, labels, manager.ignore_label, self.exact_margin, relative)
+        relative = self.options.boundary_scale == "organ"
+        maps = AddSliceDistanceMaps(spacing, labels, manager.ignore_label, self.options.exact_margin, relative)
         return ComposeTransforms([stock, maps])
 
     def on_train_start(self) -> None:
@@ -223,18 +279,18 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     @property
     def apart(self) -> bool:
         """Whether the coarse and the fine network are trained apart in this epoch: phase 1."""
-        return self.current_epoch < first_epoch(self.num_epochs, self.joint_start)
+        return self.current_epoch < first_epoch(self.num_epochs, self.options.joint_start)
 
     @property
     def boxes_are_predicted(self) -> bool:
         """Whether the boxes are those of the coarse prediction in this epoch: phase 3."""
-        return self.current_epoch >= first_epoch(self.num_epochs, self.predicted_start)
+        return self.current_epoch >= first_epoch(self.num_epochs, self.options.predicted_start)
 
     def train_step(self, batch: dict) -> dict:
         """One step down Eq. 11, or Eq. 13."""
         data, target = self.to_device(batch)
         distance = None
-        if self.boundary_weight:
+        if self.options.boundary_weight:
             if not isinstance(target, list):
                 raise UserError(
                     f"The targets hold no distance maps: {type(self).__name__} must extend get_training_transforms, "
@@ -247,7 +303,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
             windows = maps.get("windows")
             terms: Terms = {}
             if windows is not None:
-                terms["coarse"] = self.coarse_weight, self.loss(maps["coarse"], target)
+                terms["coarse"] = self.options.coarse_weight, self.loss(maps["coarse"], target)
                 target = _in_windows(target, windows)
                 distance = None if distance is None else _in_windows(distance, windows)
             terms |= self.region_terms(maps, target)
@@ -266,16 +322,19 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
 
     def region_terms(self, maps: Maps, target: torch.Tensor) -> Terms:
         """E_R of the fine network, on patches."""
-        return {"region": (self.fine_weight, self.loss(maps["final"], target))}
+        return {"region": (self.options.fine_weight, self.loss(maps["final"], target))}
 
     def detail_terms(self, maps: Maps, target: torch.Tensor, distance: torch.Tensor | None) -> Terms:
         """E_B and E_P of the fine network, on slices: target (N, 1, H, W) and distance (N, classes, H, W)."""
         terms: Terms = {}
         if distance is not None:
             value = self._boundary(slices_of(maps["final"]), distance)
-            terms["boundary"] = self.fine_weight * self.boundary_factor, value
+            terms["boundary"] = self.options.fine_weight * self.boundary_factor, value
         if self.pixel_factor:
-            terms["pixel"] = self.fine_weight * self.pixel_factor, self._pixel([slices_of(maps["logits"])], target)
+            terms["pixel"] = (
+                self.options.fine_weight * self.pixel_factor,
+                self._pixel([slices_of(maps["logits"])], target),
+            )
         return terms
 
     def _foreground(self, target: torch.Tensor) -> torch.Tensor:
@@ -326,58 +385,41 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
     The pixel branch and the fusion join after 12 of 25 epochs; until then the region branch is the prediction.
     """
 
-    # Gamma of Eq. 13; alpha and beta are boundary_weight and pixel_weight.
-    fusion_weight: float = 1.0
-    # Section 4.1.1: alpha is 1 from the beginning; beta and gamma are 0 until epoch 12 of 25. The phases at the same
-    # epochs as those of the other model, of which there are 20.
-    boundary_ramp = 0.0
-    pixel_start = 0.48
-    joint_start = 0.16
-    predicted_start = 0.32
-    # In 25 epochs.
-    halving_start = 0.32
-    halving_every = 0.08
-    boundary_scale = "mm"  # Eq. 12 has a scale of its own
-    # Phi of Eq. 12 is clipped at so many mm, where nnunet_ext.data.distance_maps is exact; see signed_distance_loss.
-    exact_margin = 10.0
-    steepness: float = STEEPNESS
-    # Of the pixel branch, see MultiLevelNetwork.
-    attention_heads: int = 8
-    pixels_per_point: int = 16
-    max_points: int = 1024
-    pixel_module: PixelModule = "attention"
-    fusion: Fusion = "guidance"
+    options_class: type[Options] = MLNOptions
+    options: MLNOptions
 
     @classmethod
-    def build_fine_network(cls, colours: Sequence[int], heads: int) -> nn.Module:
+    def build_fine_network(cls, colours: Sequence[int], heads: int, options: Any) -> nn.Module:
         """The fine network, see :class:`MultiLevelNetwork`."""
         return MultiLevelNetwork(
             colours,
             heads,
-            cls.fine_features,
-            cls.channels,
-            cls.rates,
-            cls.dropout,
-            cls.attention_heads,
-            cls.pixels_per_point,
-            cls.max_points,
-            cls.pixel_module,
-            cls.fusion,
+            options.fine_features,
+            options.channels,
+            options.rates,
+            options.dropout,
+            options.attention_heads,
+            options.pixels_per_point,
+            options.max_points,
+            options.pixel_module,
+            options.fusion,
         )
 
     def check_supported(self) -> None:
         """Options of the pixel branch that fit."""
         super().check_supported()
-        if self.channels % self.attention_heads:
+        channels, heads = self.options.channels, self.options.attention_heads
+        if channels % heads:
             raise UserError(
-                f"{type(self).__name__}.channels must be a multiple of attention_heads ({self.attention_heads}), "
-                f"got {self.channels}."
+                f"{self.base_name}: channels must be a multiple of attention_heads ({heads}), got {channels}."
             )
 
     @property
     def is_guided(self) -> bool:
         """Whether the pixel branch and the fusion are in use in this epoch."""
-        return bool(self.fusion_weight) and self.current_epoch >= first_epoch(self.num_epochs, self.pixel_start)
+        return bool(self.options.fusion_weight) and self.current_epoch >= first_epoch(
+            self.num_epochs, self.options.pixel_start
+        )
 
     def on_train_epoch_start(self) -> None:
         """Let the pixel branch and the fusion join when it is time."""
@@ -394,9 +436,9 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
 
     def region_terms(self, maps: Maps, target: torch.Tensor) -> Terms:
         """E_R of the region branch and of the fusion."""
-        terms = {"region": (self.fine_weight, self.loss(maps["region"], target))}
+        terms = {"region": (self.options.fine_weight, self.loss(maps["region"], target))}
         if self.is_guided:
-            terms["fusion"] = self.fine_weight * self.fusion_weight, self.loss(maps["final"], target)
+            terms["fusion"] = self.options.fine_weight * self.options.fusion_weight, self.loss(maps["final"], target)
         return terms
 
     def detail_terms(self, maps: Maps, target: torch.Tensor, distance: torch.Tensor | None) -> Terms:
@@ -407,12 +449,12 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
             heads = manager.num_segmentation_heads
             inside, mask = target_maps(target, heads, manager.ignore_label, manager.has_regions)
             first = 0 if manager.has_regions else 1  # the background has no distance
-            phi = scaled_distance(distance, inside[:, first:], self.exact_margin)
-            value = signed_distance_loss(slices_of(maps["boundary"])[:, first:], phi, mask, self.steepness)
-            terms["boundary"] = self.fine_weight * self.boundary_factor, value
-        if self.is_guided and self.pixel_weight:
+            phi = scaled_distance(distance, inside[:, first:], self.options.exact_margin)
+            value = signed_distance_loss(slices_of(maps["boundary"])[:, first:], phi, mask, self.options.steepness)
+            terms["boundary"] = self.options.fine_weight * self.boundary_factor, value
+        if self.is_guided and self.options.pixel_weight:
             value = pixel_loss(maps["pixel"], maps["points"], target, manager.ignore_label, manager.has_regions)
-            terms["pixel"] = self.fine_weight * self.pixel_weight, value
+            terms["pixel"] = self.options.fine_weight * self.options.pixel_weight, value
         return terms
 
 
@@ -434,9 +476,9 @@ class nnUNetTrainerMLNNoCoarse(nnUNetTrainerMLN):
     fine_weight = 1.0
 
     @classmethod
-    def build_slice_network(cls, channels: int, heads: int) -> SliceNetwork:
+    def build_slice_network(cls, channels: int, heads: int, options: Any) -> SliceNetwork:
         """The fine network alone."""
-        return SliceNetwork(cls.build_fine_network(unit_colours(channels), heads), cls.slices_at_once)
+        return SliceNetwork(cls.build_fine_network(unit_colours(channels), heads, options), options.slices_at_once)
 
     def network_arguments(self, data: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
         """Nothing of boxes."""

@@ -1,5 +1,6 @@
 """Coarse-to-fine networks and the multi-level structural network, in every setting nnU-Net has."""
 
+import functools
 import shutil
 
 import numpy as np
@@ -26,7 +27,7 @@ SETTINGS = {**building.SETTINGS, "cascade": {"configuration": "3d_cascade_fullre
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Few channels, small boxes, random weights."""
-    narrow(monkeypatch.setattr)
+    narrow(functools.partial(monkeypatch.setattr, raising=False))
     monkeypatch.setenv(RESNET18.variable, "random")
 
 
@@ -54,7 +55,7 @@ def batch_of(trainer, seed=0):
         regions = [*manager.foreground_regions, *([manager.ignore_label] if manager.has_ignore_label else [])]
         members = [torch.tensor(r if isinstance(r, (tuple, list)) else [r]) for r in regions]
         target = torch.cat([torch.isin(labels, m.short()) for m in members], 1)
-    if trainer.boundary_weight:
+    if trainer.options.boundary_weight:
         transform = trainer.get_training_transforms(patch, (0, 0), None, (0,), do_dummy_2d_data_aug=False).transforms[
             -1
         ]
@@ -320,7 +321,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(dataset, monkeypatch, tmp_p
 
 def test_both_backbones_start_from_imagenet_where_there_is_a_file(dataset, monkeypatch, tmp_path):
     for option in ("coarse_features", "fine_features"):
-        monkeypatch.setattr(nnUNetTrainerCoarseToFine, option, (64, 128, 256, 512))
+        monkeypatch.setattr(nnUNetTrainerCoarseToFine, option, (64, 128, 256, 512), raising=False)
     torch.manual_seed(3)
     weights = resnet18().state_dict()
     torch.save(weights, tmp_path / "resnet18.pth")
