@@ -281,6 +281,17 @@ def test_the_ablations_replace_what_they_leave_out(dataset, name, absent):
     assert np.isfinite(steps).all()
 
 
+def test_the_network_has_the_options_of_the_plans(dataset):
+    def change(plans):
+        plans["nnunet_ext"] = {"nnUNetTrainerMLN": {"channels": 16, "max_rounds": 3, "normalisation": "group"}}
+
+    trainer = build(dataset, "nnUNetTrainerMLN_2epochs", "2d", change_plans=change)
+    trainer.initialize()
+    assert trainer.slice_network.max_rounds == 3
+    assert trainer.slice_network.fine.region_head.in_channels == 16
+    assert not [m for m in trainer.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
 def test_the_paper_s_optimiser(dataset):
     trainer = prepared(dataset, TWO, configuration="2d")
     assert type(trainer.optimizer) is torch.optim.SGD
