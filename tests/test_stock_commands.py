@@ -47,6 +47,34 @@ def test_two_networks_train_on_unlabelled_images_and_predict(unlabelled_dataset,
     assert [path.name for path in (tmp_path / "predicted").glob("*.nii.gz")] == ["phantomabdomen_006.nii.gz"]
 
 
+SMALL = """
+from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerMLN
+
+
+class nnUNetTrainerSmallMLN(nnUNetTrainerMLN):
+    coarse_features = fine_features = (8, 8, 16, 16)
+    channels = 16
+"""
+
+
+def test_a_network_of_slices_trains_and_predicts_under_a_changed_width(dataset, monkeypatch, tmp_path):
+    """The options of a trainer are class attributes: a subclass in a folder of the user's own changes them."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "own_trainers.py").write_text(SMALL)
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "own"))
+    monkeypatch.setenv("NNUNET_EXT_RESNET18", "random")
+    trainer = "nnUNetTrainerSmallMLN_1epochs_1iters"
+    options = ["2d", "0", "-tr", trainer, "-p", PLANS, "-device", "cpu"]
+    log = dataset.run("nnUNetv2_train", dataset.id, *options).stdout
+    assert "All weights start at random" in log
+    assert "rounds: " in log[log.index("Training done") :]
+    monkeypatch.delenv("NNUNET_EXT_RESNET18")  # not needed to predict
+    command = ["nnUNetv2_predict", "-i", dataset.raw / "imagesTs", "-o", tmp_path / "predicted", "-d", dataset.id]
+    selection = ["-c", "2d", "-f", 0, "-tr", trainer, "-p", PLANS]
+    dataset.run(*command, *selection, "-device", "cpu", "-npp", 1, "-nps", 1)
+    assert [path.name for path in (tmp_path / "predicted").glob("*.nii.gz")] == ["phantomabdomen_006.nii.gz"]
+
+
 def test_unknown_trainer_name(dataset):
     result = dataset.run(
         "nnUNetv2_train", dataset.id, "3d_fullres", "0", "-tr", "nnUNetTrainerRefinedGEN", "-device", "cpu", check=False

@@ -164,6 +164,43 @@ def preprocess_unlabelled(
 
 
 @app.command()
+def views(
+    dataset: Annotated[str, typer.Option("-d", help="Number or name of the dataset.", show_default=False)],
+    plans: Annotated[str, typer.Option("-p", help="Plans of the first view.")] = "nnUNetPlans",
+    gpu_memory: Annotated[
+        float | None, typer.Option("-gpu_memory_target", metavar="GB", help="Of 2d; default: the planner's own.")
+    ] = None,
+) -> None:
+    """Write two more plans of a dataset, whose slices lie the other ways, for three 2D models.
+
+    Preprocess, train and predict with each of the three plans, then fuse with nnunet-ext vote. 3D configurations are
+    turned alike; what was changed by hand in the 2d configuration is planned anew.
+
+    Example: nnunet-ext views -d 503
+    """
+    from nnunet_ext.cli.views import run_views
+
+    run_views(dataset, plans, gpu_memory)
+
+
+@app.command()
+def vote(
+    predictions: Annotated[list[Path], typer.Argument(metavar="P1 P2...", help="Folders of predictions.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder for the result.", show_default=False)],
+) -> None:
+    """Fuse predictions by majority vote.
+
+    Among labels with as many votes, that of the highest summed probability wins where all folders hold probabilities
+    (nnUNetv2_predict --save_probabilities, no regions), else the one with more votes among the neighbours.
+
+    Example: nnunet-ext vote axial coronal sagittal -o fused
+    """
+    from nnunet_ext.cli.views import run_vote
+
+    run_vote(predictions, output)
+
+
+@app.command()
 def trainers() -> None:
     """List the trainers: what each does, where it is described, what it needs and costs."""
     from rich.console import Console

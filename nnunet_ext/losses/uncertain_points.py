@@ -118,11 +118,24 @@ def uncertain_point_loss(
     chosen = least_certain(logits, candidates, uncertain, None if valid is None else valid[:, 0], layout)
     sought = candidates.gather(1, chosen[..., None].expand(-1, -1, candidates.shape[2]))
     points = torch.cat([sought, others], 1)
-    predicted, truth = at_points(logits, points), voxels_of(target, points)
+    return point_cross_entropy(at_points(logits, points), voxels_of(target, points), layout)
+
+
+def point_cross_entropy(logits: torch.Tensor, truth: torch.Tensor, layout: LabelLayout = CLASSES) -> torch.Tensor:
+    """Mean cross-entropy of points.
+
+    Args:
+        logits: (B, C, N).
+        truth: values of a target at the points, (B, channels, N), see :func:`uncertain_point_loss`.
+        layout: of the labels. Ignored points do not count; with regions the mean is over points and regions.
+
+    Returns:
+        Scalar, at least 0; 0 if all points are ignored.
+    """
     valid, values = layout.valid(truth), layout.values(truth)
     if layout.regions:
-        loss = binary_cross_entropy_with_logits(predicted, values.to(predicted.dtype), reduction="none").mean(1)
+        loss = binary_cross_entropy_with_logits(logits, values.to(logits.dtype), reduction="none").mean(1)
     else:
-        loss = cross_entropy(predicted, values[:, 0].long(), reduction="none")
+        loss = cross_entropy(logits, values[:, 0].long(), reduction="none")
     counted = torch.ones_like(loss) if valid is None else valid[:, 0].to(loss.dtype)
     return (loss * counted).sum() / counted.sum().clamp(min=1)

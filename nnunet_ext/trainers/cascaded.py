@@ -22,10 +22,10 @@ from nnunet_ext.networks.cascade import CascadedNetwork
 from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.networks.vgg19_unet import VGG19UNet, colours_of
 from nnunet_ext.training.adversarial import AdversarialOptions, AdversarialTrainer
+from nnunet_ext.training.imagenet_weights import VGG19
 from nnunet_ext.training.options import Options, option
 from nnunet_ext.training.region_loss import RegionLossTrainer
 from nnunet_ext.training.teacher import bare
-from nnunet_ext.training.vgg19_weights import find_vgg19, read_vgg19
 
 
 class nnUNetTrainerCascaded(RegionLossTrainer):
@@ -137,7 +137,7 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
         if self.enable_deep_supervision:
             raise UserError(f"{name} has one output: leave enable_deep_supervision off.")
         if self._starts_from_imagenet:
-            find_vgg19()
+            VGG19.find()
 
     @staticmethod
     def build_network_architecture(
@@ -156,10 +156,10 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
     def initialize(self) -> None:
         """Build the networks and give both encoders the ImageNet weights."""
         super().initialize()
-        file = find_vgg19() if self._starts_from_imagenet else None
+        file = VGG19.find() if self._starts_from_imagenet else None
         if file is None:
             return
-        weights = read_vgg19(file)
+        weights = VGG19.read(file)
         network: Any = bare(self.network)
         try:
             for stage in (network.first, network.second):

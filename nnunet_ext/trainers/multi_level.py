@@ -1,7 +1,8 @@
 """Multi-level structural loss: region, boundary and uncertain pixels, on the network of the plans.
 
 Source: Liu, Duan, Zeng, "Learning multi-level structural information for small organ segmentation", Signal Processing
-2022, doi 10.1016/j.sigpro.2021.108418. Their coarse-to-fine model and their network are not part of it.
+2022, doi 10.1016/j.sigpro.2021.108418. Their coarse-to-fine model and their network
+are in ``coarse_to_fine.py``.
 """
 
 from __future__ import annotations

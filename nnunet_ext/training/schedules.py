@@ -51,3 +51,37 @@ class RestartingPolyLR(PolyLRScheduler):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+class HalvingLR(PolyLRScheduler):
+    """A learning rate that is constant at first, then halved at equal distances, begun anew at one epoch.
+
+    Args:
+        optimizer: whose learning rates are set.
+        initial_lr: learning rate of the first epoch.
+        max_steps: epochs of the run.
+        begin: epoch of the first halving.
+        every: epochs between two halvings; may be a fraction.
+        restart: epoch at which the rate is ``initial_lr`` again, to be halved ``every`` epochs; none if never reached.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, initial_lr: float, max_steps: int, begin: float, every: float, restart: int
+    ) -> None:
+        self.begin = begin
+        self.every = every
+        self.restart = restart
+        super().__init__(optimizer, initial_lr, max_steps)
+
+    def step(self, current_step: int | None = None) -> None:
+        """Set the learning rate of epoch ``current_step``."""
+        if current_step is None or current_step == -1:
+            current_step = self.ctr
+            self.ctr += 1
+        if current_step >= self.restart:
+            halvings = (current_step - self.restart) // self.every
+        else:
+            halvings = max(0, (current_step - self.begin) // self.every + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.initial_lr * 0.5**halvings
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -247,7 +247,7 @@ def test_both_encoders_start_from_the_given_file(dataset, monkeypatch, tmp_path,
 def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch, tmp_path):
     monkeypatch.delenv("NNUNET_EXT_VGG19")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("nnunet_ext.training.vgg19_weights.try_to_load_from_cache", lambda *names: None)
+    monkeypatch.setattr("nnunet_ext.training.imagenet_weights.try_to_load_from_cache", lambda *names: None)
     with pytest.raises(UserError, match=r"no ImageNet weights of VGG-19: .*IMAGENET1K_V1.*or to random to start"):
         build(dataset, VGG, "2d").initialize()
 
@@ -257,7 +257,8 @@ def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch
     save_file(weights_of(NARROW, 1), timm)
     asked = []
     monkeypatch.setattr(
-        "nnunet_ext.training.vgg19_weights.try_to_load_from_cache", lambda *names: (asked.append(names), str(timm))[1]
+        "nnunet_ext.training.imagenet_weights.try_to_load_from_cache",
+        lambda *names: (asked.append(names), str(timm))[1],
     )
     trainer = build(dataset, VGG, "2d")
     trainer.initialize()

@@ -1,0 +1,171 @@
+"""The structural network against plain references, and against torchvision's ResNet-18."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+from nnunet_ext.labels import LabelLayout
+from nnunet_ext.networks.multi_level import (
+    AtrousNetwork,
+    ConvolutionalFusion,
+    MultiLevelNetwork,
+    PixelAttention,
+    SaliencyGuidance,
+    SharedLayers,
+    centres,
+    group_normalised,
+    scatter_points,
+    uncertain_pixels,
+)
+from nnunet_ext.networks.resnet18 import ResNet18
+
+NARROW = (4, 4, 8, 8)
+
+
+def test_without_atrous_rates_it_is_torchvision_s_resnet18():
+    torch.manual_seed(0)
+    reference = resnet18().eval()
+    own = ResNet18([0, 1, 2], stem_stride=2, atrous=False).eval()
+    own.load_imagenet(reference.state_dict())
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        early, deep = own(images)
+        x = reference.layer1(reference.maxpool(reference.relu(reference.bn1(reference.conv1(images)))))
+        assert torch.allclose(early, x)
+        assert torch.allclose(deep, reference.layer4(reference.layer3(reference.layer2(x))), atol=1e-5)
+
+
+@pytest.mark.parametrize(("stem_stride", "expected"), [(1, (2, 4)), (2, (4, 8))])
+def test_rates_take_the_place_of_strides(stem_stride, expected):
+    network = ResNet18([0, 1, 2], stem_stride, features=NARROW)
+    early, deep = network(torch.randn(2, 3, 32, 48))
+    assert [32 // early.shape[2], 32 // deep.shape[2]] == list(expected)
+    rates = [[c.dilation[0] for c in layer.modules() if isinstance(c, nn.Conv2d) and c.kernel_size == (3, 3)]
+             for layer in (network.layer1, network.layer2, network.layer3, network.layer4)]  # fmt: skip
+    assert rates == [[1] * 4, [1] * 4, [1, 2, 2, 2], [2, 4, 4, 4]]
+
+
+def test_channels_that_share_a_colour_share_its_filters():
+    weights = resnet18().state_dict()
+    own = ResNet18([0, 0, 1, 1, 2, 2])
+    own.load_imagenet(weights)
+    red, green, blue = weights["conv1.weight"].unbind(1)
+    expected = torch.stack([red, red, green, green, blue, blue], 1) / 2
+    assert torch.equal(own.conv1.weight, expected)
+    assert torch.equal(own.layer4[1].bn2.weight, weights["layer4.1.bn2.weight"])
+    with pytest.raises(ValueError, match=r"conv1.weight should have the shape \[64, 3, 7, 7\], but has None"):
+        own.load_imagenet({})
+
+
+def test_the_models_have_the_size_of_the_paper_s():
+    """Table 8: 3.1e7 and 3.6e7 parameters, of a coarse and a fine network for one organ."""
+    colours = [0, 1, 2]
+    coarse = AtrousNetwork(colours, 1, 2)
+    for fine, millions in ((AtrousNetwork(2 * colours, 1), 31), (MultiLevelNetwork(2 * colours, 1), 36)):
+        parameters = sum(p.numel() for network in (coarse, fine) for p in network.parameters())
+        assert round(parameters / 1e6) == millions
+
+
+def test_attention_is_that_of_a_plain_loop():
+    torch.manual_seed(0)
+    layer = PixelAttention(5, 8, heads=2).double()
+    x = torch.randn(3, 5, 7, dtype=torch.float64)
+    got = layer(x)
+    weight = {name: value.detach() for name, value in layer.state_dict().items()}
+    for n in range(3):
+        tokens = [weight["enter.weight"][:, :, 0] @ x[n, :, i] + weight["enter.bias"] for i in range(7)]
+        projected = [weight["attention.in_proj_weight"] @ t + weight["attention.in_proj_bias"] for t in tokens]
+        for i in range(7):
+            mixed = torch.zeros(8, dtype=torch.float64)
+            for head in range(2):
+                own = slice(4 * head, 4 * head + 4)
+                query = projected[i][:8][own]
+                scores = [math.exp(float(query @ p[8:16][own]) / math.sqrt(4)) for p in projected]
+                for score, p in zip(scores, projected, strict=True):
+                    mixed[own] += score / sum(scores) * p[16:][own]
+            y = tokens[i] + weight["attention.out_proj.weight"] @ mixed + weight["attention.out_proj.bias"]
+            y = y + (weight["pointwise.weight"][:, :, 0] @ y + weight["pointwise.bias"]).clamp(min=0)
+            y = (weight["shared.weight"][:, :, 0] @ y + weight["shared.bias"]).clamp(min=0)
+            assert torch.allclose(got[n, :, i], y)
+
+
+def test_guidance_is_section_3_4():
+    torch.manual_seed(0)
+    module = SaliencyGuidance(3, 2).double().eval()
+    module.norm.running_mean.uniform_(-1, 1)
+    module.norm.running_var.uniform_(1, 2)
+    region, boundary, pixel = (torch.randn(1, 3, 2, 2, dtype=torch.float64) for _ in range(3))
+    got = module(region, boundary, pixel)
+    for y in range(2):
+        for x in range(2):
+            r, b, p = (maps[0, :, y, x] for maps in (region, boundary, pixel))
+            products = []
+            for weighting, features in ((module.boundary_weight, b), (module.pixel_weight, p)):
+                maps = torch.sigmoid(weighting.weight[:, 0, 0] * (b + p) + weighting.bias[:, 0, 0])
+                products.append(r * maps * features)
+            mixed = module.mix.weight[:, :, 0, 0] @ torch.cat(products)
+            mixed = (mixed - module.norm.running_mean) / (module.norm.running_var + 1e-5).sqrt()
+            mixed = mixed.clamp(min=0)
+            assert torch.allclose(got[0, :, y, x], module.head.weight[:, :, 0, 0] @ mixed + module.head.bias)
+
+
+def test_only_the_uncertain_positions_hold_features():
+    points = torch.tensor([[3, 7, 0], [11, 4, 5]])
+    features = torch.randn(2, 6, 3)
+    slices = scatter_points(features, points, (3, 4))
+    expected = torch.zeros(2, 6, 3, 4)
+    for n in range(2):
+        for p in range(3):
+            expected[n, :, points[n, p] // 4, points[n, p] % 4] = features[n, :, p]
+    assert torch.equal(slices, expected)
+    assert torch.allclose(centres(points, (3, 4))[0, 1], torch.tensor([0.0, 0.75]))  # row 1 of 3, column 3 of 4
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_pixels_are_the_least_certain_and_others_at_random(regions):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 6, 8, generator=generator)
+    noise = torch.rand(2, 1, 6, 8, generator=generator)
+    points = uncertain_pixels(logits, 12, noise, LabelLayout(regions))
+    for n in range(2):
+        certainty = []
+        for i in range(48):
+            values = logits[n, :, i // 8, i % 8].double()
+            if regions:
+                certainty.append(min(abs(1 / (1 + math.exp(-v)) - 0.5) for v in values.tolist()))
+            else:
+                high = sorted(torch.softmax(values, 0).tolist())
+                certainty.append(high[-1] - high[-2])
+        order = sorted(range(48), key=certainty.__getitem__)
+        assert sorted(points[n, :9].tolist()) == sorted(order[:9])
+        left = sorted(order[9:], key=lambda i: -noise[n, 0, i // 8, i % 8])
+        assert sorted(points[n, 9:].tolist()) == sorted(left[:3])
+        assert sorted(uncertain_pixels(logits, 12, None, LabelLayout(regions))[n].tolist()) == sorted(order[:12])
+
+
+@pytest.mark.parametrize(("pixel_module", "fusion"), [("attention", "guidance"), ("mlp", "convolutions")])
+def test_every_weight_of_the_structural_network_learns(pixel_module, fusion):
+    torch.manual_seed(0)
+    network = MultiLevelNetwork(
+        [0, 1, 2], 3, NARROW, 8, (2, 3), attention_heads=2, pixel_module=pixel_module, fusion=fusion
+    )
+    x = torch.randn(2, 3, 22, 30)
+    maps = network(x, torch.rand(2, 1, 22, 30))
+    assert maps["final"].shape == maps["region"].shape == maps["boundary"].shape == (2, 3, 22, 30)
+    assert maps["pixel"].shape == (2, 3, maps["points"].shape[1])
+    assert maps["points"].shape == (2, 22 * 30 // 16)
+    sum(maps[name].square().mean() for name in ("final", "region", "boundary", "pixel")).backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+    expected = (SharedLayers, ConvolutionalFusion) if fusion == "convolutions" else (PixelAttention, SaliencyGuidance)
+    assert (type(network.pixel), type(network.fusion)) == expected
+    unguided = network(x, guided=False)
+    assert torch.equal(unguided["final"], unguided["region"])
+
+
+def test_group_normalisation_takes_a_batch_of_one_slice():
+    network = group_normalised(AtrousNetwork([0, 1, 2], 2, features=NARROW, channels=8, rates=(2,)))
+    assert not [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert network(torch.randn(1, 3, 16, 16))["final"].shape == (1, 2, 16, 16)
