@@ -61,9 +61,7 @@ def test_a_step_is_equation_11(dataset, setting):
     uncertain = round(trainer.options.importance * number)
     candidates = draw_points(2, 3 * number, coarse.ndim - 2, trainer.device, points)
     others = draw_points(2, number - uncertain, coarse.ndim - 2, trainer.device, points)
-    pixel = uncertain_point_loss(
-        coarse, targets[0], candidates, others, uncertain, manager.ignore_label, manager.has_regions
-    )
+    pixel = uncertain_point_loss(coarse, targets[0], candidates, others, uncertain, trainer.label_layout)
     total = region + trainer.options.boundary_weight * boundary + trainer.options.pixel_weight * pixel
     total.backward()
 

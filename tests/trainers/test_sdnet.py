@@ -545,13 +545,13 @@ def test_all_devices_choose_the_same_teacher(unlabelled_dataset, monkeypatch):
     truth = torch.nn.functional.one_hot(classes, 3).permute(0, 3, 1, 2).float()
     generator = torch.Generator().manual_seed(0)
     logits = [torch.randn(2, 3, 4, 4, generator=generator) for _ in range(2)]
-    of_the_whole_batch = trainer._dice_losses(logits, truth, None, False)
+    of_the_whole_batch = trainer._dice_losses(logits, truth, None)
     here = [each[:1] for each in logits]
-    assert not torch.allclose(trainer._dice_losses(here, truth[:1], None, False), of_the_whole_batch)
+    assert not torch.allclose(trainer._dice_losses(here, truth[:1], None), of_the_whole_batch)
     trainer.is_ddp = True
     elsewhere = torch.stack([sdnet.dice_sums(each[1:], truth[1:]) for each in logits])
     monkeypatch.setattr("nnunet_ext.trainers.sdnet.dist.all_reduce", lambda values: values.add_(elsewhere))
-    assert torch.allclose(trainer._dice_losses(here, truth[:1], None, False), of_the_whole_batch)
+    assert torch.allclose(trainer._dice_losses(here, truth[:1], None), of_the_whole_batch)
 
 
 def test_compiled_networks_run_in_validation_and_leave_no_trace_in_checkpoints(unlabelled_dataset, tmp_path):
