@@ -469,10 +469,11 @@ def test_command_line_without_room_for_the_dataset(raw, task, monkeypatch):
 
 def test_killed_conversion_is_no_dataset_and_is_resumed(raw, task):
     code = (
-        "import os, sys; from pathlib import Path; from dataset_conversion import engine, msd; "
-        "from dataset_conversion.options import Options; write = engine._write_json; "
+        "import os, sys; from pathlib import Path; from dataset_conversion import msd; "
+        "from dataset_conversion.engine import work; from dataset_conversion.options import Options; "
+        "write = work.write_json; "
         "stop = lambda path, content: (write(path, content), path.stem.endswith('_002') and os._exit(9)); "
-        "engine._write_json = stop; msd.convert_msd(Path(sys.argv[1]), Options(mode='copy'))"
+        "work.write_json = stop; msd.convert_msd(Path(sys.argv[1]), Options(mode='copy'))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(task.folder)], capture_output=True, check=False)
     assert done.returncode == 9
