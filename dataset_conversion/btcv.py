@@ -146,9 +146,3 @@ def block_split(names: Sequence[str]) -> Split | None:
     else:
         rule += f", as far as they are among the {len(names)} cases found"
     return from_blocks(blocks, rule)
-
-
-if __name__ == "__main__":
-    from dataset_conversion.cli import main
-
-    main("btcv")

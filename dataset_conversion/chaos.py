@@ -335,9 +335,3 @@ def _folders_named(folder: Path, name: str) -> list[Path]:
     if folder.name == name:
         return [folder]
     return [found for child in folders_in(folder) for found in _folders_named(child, name)]
-
-
-if __name__ == "__main__":
-    from dataset_conversion.cli import main
-
-    main("chaos-ct", "chaos-t1dual", "chaos-t2spir")

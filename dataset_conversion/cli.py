@@ -1,30 +1,26 @@
-"""``nnunet-ext convert``: one short command per dataset; conversion code is imported when one runs."""
+"""``nnunet-ext convert``: one command per converter of the registry, whose code is imported when one runs."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dataset_conversion import catalogue
 from dataset_conversion.options import Options
-from nnunet_ext.core.console import run
+from dataset_conversion.registry import CONVERTERS, REQUIRED, Converter
 from nnunet_ext.core.errors import UserError
-
-_SETTINGS: dict[str, Any] = {"rich_markup_mode": "rich", "pretty_exceptions_enable": False, "no_args_is_help": True}
-_HELP_OPTION = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="Convert a public dataset, as downloaded, to nnU-Net raw format (into the folder nnUNet_raw).",
-    context_settings=_HELP_OPTION,
-    **_SETTINGS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
 )
 
 
@@ -74,171 +70,53 @@ def _shared(  # the parameters that every command has
     return Options(dataset_id, mode.value, processes, check.value, dry_run, overwrite, force)
 
 
-Source = Annotated[Path, typer.Argument(help="Folder or archive, see above.", show_default=False)]
+_SOURCE = Annotated[Path, typer.Argument(help="Folder or archive, see above.", show_default=False)]
 
 
-@dataclass(frozen=True)
-class _Text:
-    """Help of a command that converts no public dataset."""
-
-    title: str
-    text: str
-
-    def help(self) -> str:
-        return f"{self.title}.\n\n{self.text}"
-
-
-_UNION = _Text(
-    "One dataset of a fully labelled and several partially labelled ones, for nnUNetTrainerPaNN",
-    "They must be in nnUNet_raw already; their images are not copied. Labels are renumbered to those of the full set, "
-    "and dataset.json says for each case what was annotated. Validation folds hold fully labelled cases only.\n\n"
-    "[bold]Example:[/bold] nnunet-ext convert union -d 520 -n AbdomenUnion --full 507 --partial 9:spleen "
-    "--partial 501:pancreas --partial 503:liver",
-)
+def _parameters(converter: Converter) -> list[inspect.Parameter]:
+    """The source and the converter's own options as typer reads them from a signature."""
+    parameters = []
+    if converter.has_source:
+        parameters.append(_parameter("source", _SOURCE, REQUIRED))
+    for own in converter.own:
+        info = typer.Option(
+            *own.flags,
+            min=own.minimum,
+            max=own.maximum,
+            help=own.help,
+            show_default=own.default is not REQUIRED and own.default is not None,
+        )
+        parameters.append(_parameter(own.name, Annotated[own.kind, info], own.default))
+    return parameters
 
 
-def _command(name: str, dataset: catalogue.Source | _Text) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register ``function([source,] options, ...)``; the command gets the shared parameters instead of ``options``."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(function, eval_str=True).parameters
-        shared = inspect.signature(_shared, eval_str=True).parameters
-        parameters = [*(own[key] for key in own if key != "options"), *shared.values()]
-
-        def command(**arguments: Any) -> None:
-            options = _shared(**{key: arguments.pop(key) for key in shared})
-            try:
-                function(options=options, **arguments)
-            except KeyboardInterrupt:
-                print("Interrupted: the same command goes on from here.", file=sys.stderr)
-                raise typer.Exit(130) from None
-            except OSError as error:  # no room on the disk, no permission, a share that went away
-                what = f"{error.filename}: " if error.filename else ""
-                raise UserError(f"{what}{error.strerror or error}.") from error
-
-        # typer reads a command's parameters from its signature
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, help=dataset.help(), short_help=dataset.title, no_args_is_help=True)(command)
-        return function
-
-    return register
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    given = inspect.Parameter.empty if default is REQUIRED else default
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=given, annotation=annotation)
 
 
-@_command("msd", catalogue.MSD)
-def _msd(
-    source: Source,
-    options: Options,
-    validation: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Write one fold that validates on so many cases, e.g. 20 for Task09.", show_default=False
-        ),
-    ] = None,
-) -> None:
-    from dataset_conversion.msd import convert_msd
+def _add_command(converter: Converter) -> None:
+    """Give the converter a command, with its own parameters and the shared ones."""
+    shared = inspect.signature(_shared, eval_str=True).parameters
+    parameters = [*_parameters(converter), *shared.values()]
 
-    convert_msd(source, options, validation)
+    def command(**arguments: Any) -> None:
+        options = _shared(**{key: arguments.pop(key) for key in shared})
+        try:
+            converter(options, **arguments)
+        except KeyboardInterrupt:
+            print("Interrupted: the same command goes on from here.", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except OSError as error:  # no room on the disk, no permission, a share that went away
+            what = f"{error.filename}: " if error.filename else ""
+            raise UserError(f"{what}{error.strerror or error}.") from error
 
-
-@_command("nih-pancreas", catalogue.NIH_PANCREAS)
-def _nih_pancreas(
-    source: Source,
-    options: Options,
-    labels: Annotated[
-        Path | None, typer.Option(help="Folder or zip with the labels, if not in SOURCE.", show_default=False)
-    ] = None,
-) -> None:
-    from dataset_conversion.nih_pancreas import convert_nih_pancreas
-
-    convert_nih_pancreas(source, options, labels)
+    # typer reads a command's parameters from its signature
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    about = converter.about
+    app.command(converter.command, help=about.help(), short_help=about.title, no_args_is_help=True)(command)
 
 
-@_command("sliver07", catalogue.SLIVER07)
-def _sliver07(source: Source, options: Options) -> None:
-    from dataset_conversion.sliver07 import convert_sliver07
-
-    convert_sliver07(source, options)
-
-
-@_command("lits", catalogue.LITS)
-def _lits(
-    source: Source,
-    options: Options,
-    labelled: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=1.0, help="Fraction of the training part that keeps its labels; the rest goes to imagesUn."
-        ),
-    ] = 1.0,
-    test_cases: Annotated[
-        Path | None,
-        typer.Option(help="File with the numbers of the cases to hold out, instead of 31 drawn.", show_default=False),
-    ] = None,
-    spacing_csv: Annotated[
-        Path | None,
-        typer.Option(help="Lines case,x,y,z with voxel sizes in mm for cases that lost theirs.", show_default=False),
-    ] = None,
-) -> None:
-    from dataset_conversion.lits import convert_lits
-
-    convert_lits(source, options, labelled, spacing_csv, test_cases)
-
-
-@_command("chaos-ct", catalogue.CHAOS_CT)
-def _chaos_ct(source: Source, options: Options) -> None:
-    from dataset_conversion.chaos import convert_chaos
-
-    convert_chaos(source, options, "CT")
-
-
-@_command("chaos-t1dual", catalogue.CHAOS_T1DUAL)
-def _chaos_t1dual(source: Source, options: Options) -> None:
-    from dataset_conversion.chaos import convert_chaos
-
-    convert_chaos(source, options, "T1DUAL")
-
-
-@_command("chaos-t2spir", catalogue.CHAOS_T2SPIR)
-def _chaos_t2spir(source: Source, options: Options) -> None:
-    from dataset_conversion.chaos import convert_chaos
-
-    convert_chaos(source, options, "T2SPIR")
-
-
-@_command("btcv", catalogue.BTCV)
-def _btcv(source: Source, options: Options) -> None:
-    from dataset_conversion.btcv import convert_btcv
-
-    convert_btcv(source, options)
-
-
-@_command("union", _UNION)
-def _union(
-    options: Options,
-    name: Annotated[
-        str, typer.Option("-n", "--name", help="Name of the new dataset, without number.", show_default=False)
-    ],
-    full: Annotated[int, typer.Option(min=1, max=999, help="Id of the fully labelled dataset.", show_default=False)],
-    partial: Annotated[
-        list[str],
-        typer.Option(
-            help="Id and annotated organs of a partially labelled one: ID:ORGAN[,ORGAN...]; may be repeated. Where "
-            "its labels have other names, ORGAN=LABEL[+LABEL...]; -LABEL leaves a label out.",
-            show_default=False,
-        ),
-    ],
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Case of the union to leave out; may be repeated.", show_default=False)
-    ] = None,
-) -> None:
-    from dataset_conversion.union import convert_union
-
-    convert_union(name, full, partial, options, exclude or ())
-
-
-def main(*commands: str) -> None:
-    """Run some of the commands on their own, as ``python -m dataset_conversion.<module>`` does."""
-    part = typer.Typer(context_settings=_HELP_OPTION, **_SETTINGS)
-    part.registered_commands = [info for info in app.registered_commands if info.name in commands]
-    run(part)
+for _converter in CONVERTERS:
+    _add_command(_converter)

@@ -206,9 +206,3 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
-
-
-if __name__ == "__main__":
-    from dataset_conversion.cli import main
-
-    main("lits")

@@ -261,9 +261,3 @@ def with_background(labels: dict[str, int], path: Path) -> dict[str, int]:
     result = {BACKGROUND: 0, **others}
     check_label_table(result, path)
     return result
-
-
-if __name__ == "__main__":
-    from dataset_conversion.cli import main
-
-    main("msd")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dataset_conversion.geometry import SPACING_TOLERANCE_MM, Geometry
 from dataset_conversion.nifti_header import from_quaternion
 from dataset_conversion.plausible import by
 from dataset_conversion.remarks import Remarks
-from dataset_conversion.volumes import SPACING_TOLERANCE_MM, Geometry
 
 if TYPE_CHECKING:
     import nibabel as nib

@@ -86,9 +86,3 @@ def find_cases(folder: Path) -> Findings:
     findings.note_missing("labelled cases", catalogue.SLIVER07_CASES, [n for test, n in scans if not test])
     findings.split = k_folds(findings.names("Tr"))
     return findings
-
-
-if __name__ == "__main__":
-    from dataset_conversion.cli import main
-
-    main("sliver07")

@@ -175,7 +175,9 @@ def image_digest(channels: Sequence[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def convert_union(name: str, full: int, partial: Sequence[str], options: Options, exclude: Sequence[str] = ()) -> Path:
+def convert_union(
+    name: str, full: int, partial: Sequence[str], options: Options, exclude: Sequence[str] | None = None
+) -> Path:
     """Make one dataset of a fully labelled and several partially labelled ones.
 
     Args:
@@ -191,6 +193,7 @@ def convert_union(name: str, full: int, partial: Sequence[str], options: Options
     Raises:
         UserError: the datasets do not fit together, a label is not accounted for, or two cases are the same image.
     """
+    exclude = exclude or ()
     if options.dataset_id is None:
         raise UserError("A union has no usual dataset id: choose one with -d.")
     requests = [parse_request(text) for text in partial]
@@ -457,9 +460,3 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path} is missing.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
-
-
-if __name__ == "__main__":
-    from dataset_conversion.cli import main
-
-    main("union")

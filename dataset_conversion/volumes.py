@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataset_conversion.geometry import DIRECTION_TOLERANCE, Geometry, short
 from dataset_conversion.metaimage import check_raw_length
 from dataset_conversion.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header, plain_scaling
 from dataset_conversion.remarks import NOTHING, Remarks
@@ -28,46 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _GZIP_MAGIC = b"\x1f\x8b"
-
-# Headers that differ by less than this were rounded differently, which is normal.
-SPACING_TOLERANCE_MM = 1e-3
-ORIGIN_TOLERANCE_MM = 1e-2
-DIRECTION_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Voxel grid in the patient frame; all tuples in SimpleITK's order (x, y, z), millimetres, LPS."""
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-
-    def differences(self, other: Geometry) -> list[str]:
-        """What differs beyond the rounding of headers, in words; shapes are not compared."""
-        found: list[str] = []
-        if self == other:  # nearly always, and comparing numbers takes a while
-            return found
-        import numpy as np
-
-        for name, tolerance in (
-            ("spacing", SPACING_TOLERANCE_MM),
-            ("origin", ORIGIN_TOLERANCE_MM),
-            ("direction", DIRECTION_TOLERANCE),
-        ):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if not np.allclose(mine, theirs, rtol=0, atol=tolerance):
-                found.append(f"{name} {_short(mine)} against {_short(theirs)}")
-        return found
-
-    def same_for_nnunet(self, other: Geometry) -> bool:
-        """Whether nnU-Net's integrity check would pass the pair in silence."""
-        if self == other:
-            return True
-        import numpy as np
-
-        return all(np.allclose(getattr(self, n), getattr(other, n)) for n in ("spacing", "origin", "direction"))
 
 
 @dataclass(frozen=True)
@@ -87,10 +48,6 @@ class Volume:
     path: Path | None = None
     remarks: Remarks = NOTHING
     unit: float = 1.0
-
-
-def _short(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{v + 0.0:g}" for v in values) + ")"
 
 
 def is_nifti(path: Path) -> bool:
@@ -239,7 +196,7 @@ def _with_perpendicular_axes(volume: Volume) -> Volume:
     geometry = volume.geometry
     numbers = (*geometry.spacing, *geometry.origin, *geometry.direction)
     if not np.isfinite(numbers).all() or min(geometry.spacing) <= 0:
-        reason = f"its voxel size is {_short(geometry.spacing)} mm and its origin {_short(geometry.origin)}"
+        reason = f"its voxel size is {short(geometry.spacing)} mm and its origin {short(geometry.origin)}"
         return replace(volume, remarks=Remarks(fault=f"has no usable geometry in its header: {reason}"))
     edge = len(geometry.spacing)
     axes = np.reshape(geometry.direction, (edge, edge))

@@ -7,7 +7,7 @@ class UserError(Exception):
     """Bad input or environment that the user can mend.
 
     The message is one clear sentence: it names the file or setting at fault and says what to do.
-    ``nnunet-ext`` and ``python -m dataset_conversion.*`` print it without a traceback and exit with 1; so do nnU-Net's
+    ``nnunet-ext`` and ``python -m dataset_conversion`` print it without a traceback and exit with 1; so do nnU-Net's
     commands where one of our trainers is asked for (:func:`nnunet_ext.core.console.print_without_traceback`).
     """
 

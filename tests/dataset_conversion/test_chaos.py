@@ -1,7 +1,5 @@
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -265,12 +263,6 @@ def test_folds_are_the_same_patients_for_both_mr_parts(raw, tmp_path):
     first, second = (folds(convert_chaos(tmp_path / "d", Options(), part)) for part in ("T1DUAL", "T2SPIR"))
     assert first == second
     assert sorted(name for fold in first for name in fold["val"]) == [f"chaosmr_{n:03d}" for n in (1, 2, 3, 5, 8)]
-
-
-def test_module_on_its_own():
-    command = [sys.executable, "-m", "dataset_conversion.chaos", "--help"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
-    assert "chaos-t1dual" in done.stdout and "lits" not in done.stdout
 
 
 def test_the_folder_to_point_at_is_named(raw, tmp_path):

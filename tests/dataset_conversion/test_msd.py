@@ -436,7 +436,8 @@ def test_command_line(raw, task):
     command = [
         sys.executable,
         "-m",
-        "dataset_conversion.msd",
+        "dataset_conversion",
+        "msd",
         str(task.folder),
         "-d",
         "12",

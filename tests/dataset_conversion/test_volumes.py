@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dataset_conversion.geometry import Geometry
 from dataset_conversion.nifti_header import ENOUGH, parse_nifti_header
-from dataset_conversion.volumes import Geometry, read_header, read_volume, write_nifti
+from dataset_conversion.volumes import read_header, read_volume, write_nifti
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import replaced_when_complete
 
