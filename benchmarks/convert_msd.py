@@ -28,8 +28,8 @@ LABELS = ("liver", "liver_tumour")
 
 def write_task(folder: Path, gigabytes: float, seed: int) -> Path:
     """Write a task of at least this size; one patient scanned again and again, since only bytes matter here."""
-    from dataset_conversion.geometry import Geometry
-    from dataset_conversion.volumes import write_nifti
+    from dataset_conversion.formats.geometry import Geometry
+    from dataset_conversion.formats.volumes import write_nifti
 
     task = folder / "Task77_Benchmark"
     if (task / "dataset.json").is_file():

@@ -10,10 +10,10 @@ from pathlib import Path
 from dataset_conversion import catalogue
 from dataset_conversion.cases import FileCase
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
+from dataset_conversion.formats.volumes import nifti_ending
 from dataset_conversion.options import Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import Split, from_blocks
-from dataset_conversion.volumes import nifti_ending
 from nnunet_ext.core.errors import UserError
 
 _IMAGE = re.compile(r"(?:img(\d{4})|(?:ABD_)(\d{3})(?:_0000)?)\.nii(\.gz)?", re.IGNORECASE)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from dataset_conversion.checks import check_same_size
-from dataset_conversion.geometry import Geometry
-from dataset_conversion.metaimage import companion
+from dataset_conversion.formats.geometry import Geometry
+from dataset_conversion.formats.metaimage import companion
+from dataset_conversion.formats.volumes import Volume, read_header, read_volume
 from dataset_conversion.options import Check
 from dataset_conversion.remarks import together
-from dataset_conversion.volumes import Volume, read_header, read_volume
 from nnunet_ext.core.errors import UserError
 
 #: Labelled, test, and unlabelled cases for training: the endings of imagesTr, imagesTs and imagesUn.

@@ -18,13 +18,20 @@ import numpy as np
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import Case, Scan, SkipCaseError
-from dataset_conversion.dicom import Slice, dicom_files, order_by_position, read_slice, read_stack, stack_geometry
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
-from dataset_conversion.masks import read_mask
+from dataset_conversion.formats.dicom import (
+    Slice,
+    dicom_files,
+    order_by_position,
+    read_slice,
+    read_stack,
+    stack_geometry,
+)
+from dataset_conversion.formats.masks import read_mask
+from dataset_conversion.formats.volumes import Volume
 from dataset_conversion.options import Check, Options
 from dataset_conversion.source import children, folders_in, is_there, opened
 from dataset_conversion.splits import k_folds
-from dataset_conversion.volumes import Volume
 from nnunet_ext.core.errors import UserError
 
 ChaosPart = Literal["CT", "T1DUAL", "T2SPIR"]

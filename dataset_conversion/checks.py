@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset_conversion.geometry import Geometry
+from dataset_conversion.formats.geometry import Geometry
 from nnunet_ext.core.errors import UserError
 
 if TYPE_CHECKING:  # looking at headers needs no numpy, which takes a while to import

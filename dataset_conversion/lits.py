@@ -12,10 +12,10 @@ from pathlib import Path
 from dataset_conversion import catalogue
 from dataset_conversion.cases import FileCase
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
+from dataset_conversion.formats.volumes import nifti_ending, read_header
 from dataset_conversion.options import Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import SEED, Split, hold_out
-from dataset_conversion.volumes import nifti_ending, read_header
 from nnunet_ext.core.errors import UserError
 
 _VOLUME = re.compile(r"(test-)?volume[-_](\d+)\.nii(\.gz)?", re.IGNORECASE)

@@ -12,11 +12,11 @@ from dataset_conversion.cases import FileCase
 from dataset_conversion.catalogue import MSD, MSD_TASKS, MsdTask
 from dataset_conversion.checks import BACKGROUND, check_label_table
 from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.formats.volumes import is_nifti, nifti_ending, nifti_stem
 from dataset_conversion.options import Options
 from dataset_conversion.plausible import ANY_PART_MM
 from dataset_conversion.source import children, folders_in, is_junk, opened
 from dataset_conversion.splits import SEED, Split, hold_out
-from dataset_conversion.volumes import is_nifti, nifti_ending, nifti_stem
 from nnunet_ext.core.errors import UserError, last_line
 
 _TASK_NAME = re.compile(r"Task(\d{2,3})_(\w+)", re.IGNORECASE)

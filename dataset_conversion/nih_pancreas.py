@@ -16,13 +16,13 @@ import numpy as np
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import Case, Scan, header_differences
-from dataset_conversion.dicom import Slice, dicom_files, is_dicom, order_by_position, read_slice, read_stack
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
-from dataset_conversion.geometry import Geometry
+from dataset_conversion.formats.dicom import Slice, dicom_files, is_dicom, order_by_position, read_slice, read_stack
+from dataset_conversion.formats.geometry import Geometry
+from dataset_conversion.formats.volumes import Volume, is_nifti, read_header, read_volume
 from dataset_conversion.options import Check, Options
 from dataset_conversion.source import files_below, opened
 from dataset_conversion.splits import Split, from_blocks
-from dataset_conversion.volumes import Volume, is_nifti, read_header, read_volume
 from nnunet_ext.core.errors import UserError
 
 _PATIENT = re.compile(r"PANCREAS_(\d{4})", re.IGNORECASE)

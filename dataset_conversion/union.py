@@ -19,13 +19,13 @@ import numpy as np
 from dataset_conversion import checks
 from dataset_conversion.cases import Case, Scan, on_grid_of
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
+from dataset_conversion.formats.volumes import Volume, read_header, read_volume
 from dataset_conversion.options import Check, Options
 from dataset_conversion.organs import canonical, is_lesion_of
 from dataset_conversion.plausible import ANY_PART_MM
 from dataset_conversion.remarks import together
 from dataset_conversion.source import children
 from dataset_conversion.splits import Split, k_folds
-from dataset_conversion.volumes import Volume, read_header, read_volume
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.label_sets import KEY
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dataset_conversion.formats.volumes import Volume
 from dataset_conversion.plausible import implausible
-from dataset_conversion.volumes import Volume
 from nnunet_ext.core.errors import UserError
 
 

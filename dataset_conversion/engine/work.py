@@ -15,9 +15,9 @@ from dataset_conversion import checks
 from dataset_conversion.cases import Case, Scan, SkipCaseError, Subset
 from dataset_conversion.engine.doubts import doubts_on, sentence, with_force
 from dataset_conversion.engine.plan import Dataset
-from dataset_conversion.geometry import Geometry
+from dataset_conversion.formats.geometry import Geometry
+from dataset_conversion.formats.volumes import Volume, nifti_ending, read_volume, write_nifti
 from dataset_conversion.options import Options
-from dataset_conversion.volumes import Volume, nifti_ending, read_volume, write_nifti
 from nnunet_ext import __version__
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import replaced_when_complete, write_text

@@ -69,8 +69,8 @@ def test_headers_are_checked_without_decompressing(raw, task, monkeypatch):
     def refuse(path):
         raise AssertionError(f"{path} was decompressed")
 
-    monkeypatch.setattr("dataset_conversion.volumes._decompressed_length", refuse)
-    monkeypatch.setattr("dataset_conversion.volumes._nifti_voxels", refuse)
+    monkeypatch.setattr("dataset_conversion.formats.volumes._decompressed_length", refuse)
+    monkeypatch.setattr("dataset_conversion.formats.volumes._nifti_voxels", refuse)
     assert_equals(convert_msd(task.folder, Options(check="headers")), task)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dataset_conversion.chaos import convert_chaos
-from dataset_conversion.masks import read_mask
+from dataset_conversion.formats.masks import read_mask
 from dataset_conversion.options import Options
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.chaos import write_chaos

@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset_conversion.geometry import DIRECTION_TOLERANCE, Geometry, short
-from dataset_conversion.metaimage import check_raw_length
-from dataset_conversion.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header, plain_scaling
+from dataset_conversion.formats.geometry import DIRECTION_TOLERANCE, Geometry, short
+from dataset_conversion.formats.metaimage import check_raw_length
+from dataset_conversion.formats.nifti_header import ENOUGH, Affine, NiftiHeader, parse_nifti_header, plain_scaling
 from dataset_conversion.remarks import NOTHING, Remarks
 from nnunet_ext.core.errors import UserError, last_line
 from nnunet_ext.core.files import replaced_when_complete
@@ -149,7 +149,7 @@ def _silent_nibabel() -> Iterator[None]:
 
 def _questioned_nifti(path: Path) -> Volume:
     """A NIfTI header that is 4D, of an unusual kind or in question."""
-    from dataset_conversion.nifti_geometry import examine, unit_of
+    from dataset_conversion.formats.nifti_geometry import examine, unit_of
 
     image = _load_nifti(path)
     kind = image.get_data_dtype()

@@ -7,13 +7,13 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.dicom import dicom_files, order_by_position, read_slice, read_stack
+from dataset_conversion.formats.dicom import dicom_files, order_by_position, read_slice, read_stack
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom import dicom
 from nnunet_ext.phantom.anatomy import make_phantom
 from nnunet_ext.phantom.layout import Truth, truth_of
 
-REAL = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+REAL = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.geometry import Geometry
-from dataset_conversion.nifti_header import ENOUGH, parse_nifti_header
-from dataset_conversion.volumes import read_header, read_volume, write_nifti
+from dataset_conversion.formats.geometry import Geometry
+from dataset_conversion.formats.nifti_header import ENOUGH, parse_nifti_header
+from dataset_conversion.formats.volumes import read_header, read_volume, write_nifti
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import replaced_when_complete
 
-REAL = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+REAL = Path(os.environ.get("NNUNET_EXT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
 

@@ -1,8 +1,8 @@
 """NIfTI headers in question: which of their voxel grids is taken, and what has to be said of it.
 
 A header holds up to three descriptions: voxel sizes (pixdim), a rotation (qform) and a matrix (sform). Where they
-agree, :mod:`dataset_conversion.nifti_header` reads them. Here they disagree, are skewed, missing or no numbers. What
-SimpleITK sees is taken where it can be used, as nnU-Net reads the file with it.
+agree, :mod:`~dataset_conversion.formats.nifti_header` reads them. Here they disagree, are skewed, missing or no
+numbers. What SimpleITK sees is taken where it can be used, as nnU-Net reads the file with it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dataset_conversion.geometry import SPACING_TOLERANCE_MM, Geometry
-from dataset_conversion.nifti_header import from_quaternion
+from dataset_conversion.formats.geometry import SPACING_TOLERANCE_MM, Geometry
+from dataset_conversion.formats.nifti_header import from_quaternion
 from dataset_conversion.plausible import by
 from dataset_conversion.remarks import Remarks
 

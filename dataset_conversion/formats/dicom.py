@@ -19,10 +19,10 @@ import SimpleITK as sitk
 from pydicom.pixels import apply_modality_lut, pixel_array
 from pydicom.uid import UID, CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dataset_conversion.geometry import Geometry
+from dataset_conversion.formats.geometry import Geometry
+from dataset_conversion.formats.volumes import Volume
 from dataset_conversion.remarks import Remarks
 from dataset_conversion.source import children, is_there
-from dataset_conversion.volumes import Volume
 from nnunet_ext.core.errors import UserError, last_line
 
 #: Two slices closer than this are the same slice.
