@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import SimpleITK as sitk
 from runs import Run
+from scipy import ndimage
 
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.folders import evaluate_folders
@@ -49,9 +52,26 @@ def score(
                 Conventions(nsd_tolerances_mm=(2.0,)),
                 only_predicted=True,
             ).table
-            tables.append(table.assign(arm=arm, seed=run.seed, fold=run.fold))
-    kept = ["arm", "seed", "fold", "case", "label", "presence", *METRICS]
+            ending = dataset_json["file_ending"]
+            counts = {}
+            for case in table["case"].unique():
+                predicted, true = (
+                    sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}{ending}")))
+                    for folder in (run.validation(work), truth / "gt_segmentations")
+                )
+                for label in table["label"].unique():
+                    values = np.atleast_1d(labels[label])
+                    counts[case, label] = false_islands(np.isin(predicted, values), np.isin(true, values))
+            found = [counts[key] for key in zip(table["case"], table["label"], strict=True)]
+            tables.append(table.assign(arm=arm, seed=run.seed, fold=run.fold, islands=found))
+    kept = ["arm", "seed", "fold", "case", "label", "presence", *METRICS, "islands"]
     return pd.concat(tables, ignore_index=True)[kept].round(5)
+
+
+def false_islands(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> int:
+    """Number of connected components (by faces) of a prediction that do not touch the organ."""
+    components, number = ndimage.label(predicted)
+    return number - len(np.setdiff1d(np.unique(components[true]), [0]))
 
 
 def with_means(scores: pd.DataFrame, merged: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -142,7 +162,10 @@ def write(output: Path, heading: str, answer: str, merged: Mapping[str, Sequence
     raw = pd.read_csv(output.with_suffix(".csv"))
     scores = with_means(raw, merged)
     reference = str(scores["arm"].iloc[0])
-    missed = raw.assign(missed=raw["presence"] == "missed").groupby("arm", sort=False)["missed"].sum()
+    classes = raw[~raw["label"].isin(list(merged))]
+    common = classes.groupby(["seed", "fold", "case"])["arm"].transform("nunique") == classes["arm"].nunique()
+    faults = classes[common].assign(missed=classes["presence"] == "missed").groupby("arm", sort=False)
+    faults = faults[["missed", "islands"]].agg({"missed": "sum", "islands": "mean"})
     lines = [
         heading,
         "",
@@ -159,7 +182,10 @@ def write(output: Path, heading: str, answer: str, merged: Mapping[str, Sequence
         "",
         *by_fold(scores),
         "",
-        "Organs missed altogether: " + ", ".join(f"{arm} {count}" for arm, count in missed.items()) + ".",
+        "In the cases that all arms have, organs missed altogether, and false islands (components that do not touch "
+        "the organ) per organ and case: "
+        + "; ".join(f"{arm} {row.missed:.0f}, {row.islands:.1f}" for arm, row in faults.iterrows())
+        + ".",
     ]
     output.with_suffix(".md").write_text("\n".join(lines) + "\n")
     figure(scores, reference, output.with_suffix(".png"))

@@ -200,6 +200,15 @@ def without_mirroring(trainer: Any) -> None:
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = configure
 
 
+def segmentation_networks(trainer: Any) -> list[Any]:
+    """The networks of a trainer, each of two apart, without discriminators."""
+    modules = [trainer.network, *(one.module for one in getattr(trainer, "auxiliary", {}).values())]
+    parts = [
+        part for module in modules for part in ([module.first, module.second] if hasattr(module, "first") else [module])
+    ]
+    return [part for part in parts if hasattr(part, "decoder")]
+
+
 def train(run: Run, threads: int, precision: str) -> None:
     """Train from where the run stopped, then nnU-Net's final validation; in a process of its own."""
     import torch
@@ -216,11 +225,10 @@ def train(run: Run, threads: int, precision: str) -> None:
     trainer.initialize()
     # What is faster on a CPU, each 1.3 times, for every trainer alike
     layout = torch.contiguous_format if run.configuration == "2d" else torch.channels_last_3d
-    for network in (trainer.network, *(helper.module for helper in getattr(trainer, "auxiliary", {}).values())):
-        if hasattr(network, "decoder"):  # no discriminator
-            network.to(memory_format=layout)
-            if precision == "bfloat16":
-                in_mixed_precision(network)
+    for network in segmentation_networks(trainer):
+        network.to(memory_format=layout)
+        if precision == "bfloat16":
+            in_mixed_precision(network)
     trainer.save_every = 1
     trainer.num_val_iterations_per_epoch = 4  # they decide nothing here: the last checkpoint counts
     maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)

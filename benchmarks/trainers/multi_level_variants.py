@@ -28,9 +28,3 @@ class nnUNetTrainerMLLMillimetres(nnUNetTrainerMLL):
     """The letter of Eq. 6: the boundary term is a mean of distances in mm."""
 
     boundary_scale = "mm"
-
-
-class nnUNetTrainerMLLHalf(nnUNetTrainerMLL):
-    """Half the weight of the boundary term."""
-
-    boundary_weight = 0.5

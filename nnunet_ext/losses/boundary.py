@@ -13,6 +13,8 @@ from nnunet_ext.labels import CLASSES, LabelLayout
 from nnunet_ext.losses.slabs import slabs
 from nnunet_ext.precision import full_precision
 
+_TINY = 1e-30  # where a class is absent from the batch
+
 
 def boundary_loss(probabilities: torch.Tensor, distance: torch.Tensor, relative: bool = False) -> torch.Tensor:
     """Mean of ``P * Phi`` over batch, classes and voxels (Eq. 6, divided by the number of terms of its sum).
@@ -20,10 +22,12 @@ def boundary_loss(probabilities: torch.Tensor, distance: torch.Tensor, relative:
     Least, for a given ground truth, where P is one inside and zero outside; probability that strays outside costs its
     distance. Computed in float32 at least, also under autocast.
 
-    If ``relative``, the sum of each class is divided by ``sum(P * |Phi|) + sum(|Phi| inside)``, which takes no part in
-    the gradient, and the mean is over the classes that are present. That is -1/2 for the ground truth itself and at
-    most 1, and its gradient is of the size of a Dice loss's, whatever the field of view, the unit of Phi and the size
-    of the organs.
+    If ``relative``, each class's sum counts from its least value, that of the ground truth, as a share of what it could
+    be at most, and the mean is over the classes that are present: with S the sum of |Phi| inside,
+    ``(sum(P * Phi) + S) / (sum(P * |Phi|) + S)``. That is a Dice loss whose voxels weigh |Phi|: 0 for the ground truth,
+    1 without overlap, whatever the field of view, the unit of Phi and the size of the organ. The plain mean is least
+    for background wherever a class is in doubt: far away, P costs more than it can earn inside, so that it holds back
+    organs that are not yet told apart. A Dice loss does not.
 
     Args:
         probabilities: of the foreground classes or regions, (B, C, *spatial).
@@ -37,12 +41,12 @@ def boundary_loss(probabilities: torch.Tensor, distance: torch.Tensor, relative:
     products = full_precision(probabilities) * distance
     if not relative:
         return products.mean()
-    phi = distance.to(products.dtype).transpose(0, 1).flatten(1)
-    here = (-phi).clamp(min=0).sum(1)
-    share = 1 / (products.detach().abs().transpose(0, 1).flatten(1).sum(1) + here)
-    return (products.transpose(0, 1).flatten(1).sum(1) * torch.where(here > 0, share, 0)).sum() / (
-        (here > 0).sum().clamp(min=1)
-    )
+    phi = distance.to(products.dtype)
+    axes = (0, *range(2, phi.ndim))
+    inside = (-phi).clamp(min=0).sum(axes)
+    shares = (products.sum(axes) + inside) / (products.abs().sum(axes) + inside).clamp(min=_TINY)
+    present = inside > 0
+    return torch.where(present, shares, 0).sum() / present.sum().clamp(min=1)
 
 
 def boundary_loss_of_logits(
@@ -62,61 +66,88 @@ def boundary_loss_of_logits(
     Returns:
         Scalar, in the unit of ``distance`` unless ``relative``.
     """
-    lifted = full_precision(logits)
-    weights = _class_weights(lifted.detach(), distance, layout) if relative else None
-    result: torch.Tensor = _BoundaryOfLogits.apply(lifted, distance, weights, layout)
+    function = _ShareOfLogits if relative else _MeanOfLogits
+    result: torch.Tensor = function.apply(full_precision(logits), distance, layout)
     return result
 
 
-def _class_weights(logits: torch.Tensor, distance: torch.Tensor, layout: LabelLayout) -> torch.Tensor:
-    """What the sum of each class is multiplied by in the relative loss, (C,); 0 for a class that is absent."""
-    axes = (0, *range(2, logits.ndim))
-    inside, anywhere = [], []
-    for start, count in slabs(logits):
-        values, lifted = logits.narrow(2, start, count), distance.narrow(2, start, count).to(logits.dtype)
-        inside.append((-lifted).clamp(min=0).sum(axes))
-        anywhere.append((layout.probabilities(values)[:, layout.foreground] * lifted.abs()).sum(axes))
-    here, there = torch.stack(inside).sum(0), torch.stack(anywhere).sum(0)
-    present = here > 0
-    return torch.where(present, 1 / (here + there), 0) / present.sum().clamp(min=1)
+def _sum_and_gradient(
+    logits: torch.Tensor, phi: torch.Tensor, layout: LabelLayout, gradient: torch.Tensor | None
+) -> torch.Tensor:
+    """The sum of P * Phi of a slab; writes its gradient into ``gradient``.
+
+    With p = softmax(z), the gradient of sum_k p_k Phi_k is p_c (Phi_c - sum_k p_k Phi_k).
+    """
+    probabilities = layout.probabilities(logits)
+    if layout.regions:
+        products = probabilities * phi
+        if gradient is not None:
+            torch.mul(products, 1 - probabilities, out=gradient)
+        return products.sum()
+    expected = (probabilities[:, 1:] * phi).sum(1, keepdim=True)
+    if gradient is not None:
+        gradient[:, 1:] = probabilities[:, 1:] * (phi - expected)
+        gradient[:, :1] = -probabilities[:, :1] * expected
+    return expected.sum()
 
 
-class _BoundaryOfLogits(torch.autograd.Function):
-    """Slab by slab: with p = softmax(z), the gradient of sum_k p_k Phi_k is p_c (Phi_c - sum_k p_k Phi_k)."""
+class _MeanOfLogits(torch.autograd.Function):
+    """The mean of P * Phi, slab by slab."""
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, distance: torch.Tensor, weights: torch.Tensor | None, layout: LabelLayout
-    ) -> torch.Tensor:
+    def forward(ctx: Any, logits: torch.Tensor, distance: torch.Tensor, layout: LabelLayout) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else logits.new_empty(0)
-        by_class = None if weights is None else weights.view(-1, *(1,) * (logits.ndim - 2))
         sums = []
         for start, count in slabs(logits):
-            values = logits.narrow(2, start, count)
             phi = distance.narrow(2, start, count).to(logits.dtype)
-            if by_class is not None:
-                phi = phi * by_class
-            found = gradient.narrow(2, start, count) if wanted else gradient
-            if layout.regions:
-                inside = layout.probabilities(values)
-                products = inside * phi
-                sums.append(products.sum())
-                if wanted:
-                    torch.mul(products, 1 - inside, out=found)
-            else:
-                probabilities = layout.probabilities(values)
-                expected = (probabilities[:, 1:] * phi).sum(1, keepdim=True)
-                sums.append(expected.sum())
-                if wanted:
-                    found[:, 1:] = probabilities[:, 1:] * (phi - expected)
-                    found[:, :1] = -probabilities[:, :1] * expected
+            found = gradient.narrow(2, start, count) if wanted else None
+            sums.append(_sum_and_gradient(logits.narrow(2, start, count), phi, layout, found))
         ctx.save_for_backward(gradient)
-        ctx.terms = distance.numel() if weights is None else 1
+        ctx.terms = distance.numel()
         return torch.stack(sums).sum() / ctx.terms
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * (above / ctx.terms), None, None, None
+        return gradient * (above / ctx.terms), None, None
+
+
+class _ShareOfLogits(torch.autograd.Function):
+    """The relative loss, slab by slab, in two rounds: the sums of each class, then the gradient.
+
+    The gradient of a share E = (sum(P * Phi) + S) / D is that of the sum of P * Psi, Psi = (Phi - E * |Phi|) / D.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, distance: torch.Tensor, layout: LabelLayout) -> torch.Tensor:
+        axes = (0, *range(2, logits.ndim))
+        sums = []
+        for start, count in slabs(logits):
+            phi = distance.narrow(2, start, count).to(logits.dtype)
+            products = layout.probabilities(logits.narrow(2, start, count))[:, layout.foreground] * phi
+            sums.append(torch.stack([products.sum(axes), products.abs().sum(axes), (-phi).clamp(min=0).sum(axes)]))
+        earned, possible, inside = torch.stack(sums).sum(0)
+        most = (possible + inside).clamp(min=_TINY)
+        present = inside > 0
+        number = present.sum().clamp(min=1)
+        shares = torch.where(present, (earned + inside) / most, 0)
+        gradient = logits.new_empty(0)
+        if ctx.needs_input_grad[0]:
+            gradient = torch.empty_like(logits)
+            by_class = (-1, *(1,) * (logits.ndim - 2))
+            weight = torch.where(present, 1 / (most * number), 0).view(by_class)
+            share = shares.view(by_class)
+            for start, count in slabs(logits):
+                phi = distance.narrow(2, start, count).to(logits.dtype)
+                psi = (phi - share * phi.abs()) * weight
+                _sum_and_gradient(logits.narrow(2, start, count), psi, layout, gradient.narrow(2, start, count))
+        ctx.save_for_backward(gradient)
+        return shares.sum() / number
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * above, None, None

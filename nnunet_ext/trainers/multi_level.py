@@ -42,8 +42,9 @@ class MLLOptions(RegionLossOptions):
     pixel_weight: float = option(1.0, "What beta rises to; 0 leaves the pixel term out.", "1 (4.1.1)", at_least=0)
     boundary_scale: BoundaryScale = option(
         "organ",
-        "What E_B measures distances in: each organ's own mean depth, cut off at one of them, each class scaled by its "
-        "own sum; or mm, the mean of Eq. 6 and 7 to the letter.",
+        "What E_B measures distances in: each organ's own mean depth, cut off at one of them, as a share of each "
+        "class's own sum; or mm, the mean of Eq. 6 and 7 to the letter, which outweighs E_R on a large field of view "
+        "and holds back organs that are not yet told apart.",
         "mm (Eq. 6, 7)",
     )
     boundary_ramp: float = option(
@@ -73,9 +74,10 @@ class nnUNetTrainerMLL(RegionLossTrainer):
     point is more uncertain than another. The pseudo Dice and the loss of validation are those of stock nnU-Net, and so
     is inference.
 
-    Not the paper's: the region loss is nnU-Net's (``region_loss = "dice"`` is Eq. 5); boundary and pixel terms are
-    means where Eq. 6 and 10 print sums; logits are interpolated at the points, where the paper does so with the
-    prediction; optimiser and schedule are nnU-Net's.
+    Not the paper's: the region loss is nnU-Net's (``region_loss = "dice"`` is Eq. 5); the boundary term is a share of
+    each organ's own (``boundary_scale = "mm"`` is the mean of Eq. 6); the pixel term is a mean where Eq. 10 prints a
+    sum; logits are interpolated at the points, where the paper does so with the prediction; optimiser and schedule are
+    nnU-Net's.
     """
 
     options_class: type[Options] = MLLOptions

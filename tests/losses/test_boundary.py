@@ -1,5 +1,7 @@
 """The boundary loss against Eq. 6 in loops."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -88,37 +90,52 @@ def test_half_precision_is_lifted_and_compiles_in_one_graph():
 
 
 def relative_in_loops(probabilities, distance):
-    """Each class's sum over what it could be at most, prediction and ground truth together; mean of those present."""
-    shares = []
+    """Dice loss of each class present, every voxel weighing its distance; their mean."""
+    losses = []
     for label in range(distance.shape[1]):
-        earned = possible = inside = 0.0
+        shared = predicted = true = 0.0
         for sample in range(distance.shape[0]):
             flat = zip(probabilities[sample, label].flatten(), distance[sample, label].flatten(), strict=True)
             for p, phi in flat:
-                earned += float(p) * float(phi)
-                possible += float(p) * abs(float(phi))
-                inside += max(0.0, -float(phi))
-        if inside:
-            shares.append(earned / (possible + inside))
-    return sum(shares) / len(shares)
+                shared += float(p) * abs(float(phi)) if phi < 0 else 0.0
+                predicted += float(p) * abs(float(phi))
+                true += abs(float(phi)) if phi < 0 else 0.0
+        if true:
+            losses.append(1 - 2 * shared / (predicted + true))
+    return sum(losses) / len(losses)
 
 
-def test_relative_it_is_the_share_of_each_class_present():
+def test_relative_it_is_a_dice_loss_weighted_by_distance():
     generator = torch.Generator().manual_seed(1)
     probabilities = torch.rand(2, 3, 5, 6, generator=generator, dtype=torch.float64)
     distance = torch.randn(2, 3, 5, 6, generator=generator, dtype=torch.float64)
     distance[:, 1] = 0  # absent from both samples
     distance[0, 2] = 0  # absent from one
-    probabilities.requires_grad_()
     loss = boundary_loss(probabilities, distance, relative=True)
-    assert loss.item() == pytest.approx(relative_in_loops(probabilities.detach(), distance), rel=1e-12)
-    loss.backward()
-    for label in (0, 2):  # the gradient is that of Eq. 6 with another weight for each class
-        gradient, phi = probabilities.grad[:, label], distance[:, label]
-        possible = (probabilities[:, label].detach() * phi.abs()).sum() + phi.clamp(max=0).abs().sum()
-        torch.testing.assert_close(gradient, phi / possible / 2)
+    assert loss.item() == pytest.approx(relative_in_loops(probabilities, distance), rel=1e-12)
+    probabilities.requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: boundary_loss(p, distance, relative=True), probabilities)
+    boundary_loss(probabilities, distance, relative=True).backward()
     assert not probabilities.grad[:, 1].any()
     assert boundary_loss(probabilities, torch.zeros_like(distance), relative=True).item() == 0
+
+
+def test_relative_it_has_no_reason_to_leave_out_what_is_in_doubt():
+    """One of two places holds the organ, neither likelier: half a probability in both costs less than none."""
+    truths = []
+    for place in (slice(4, 8), slice(16, 20)):
+        inside = np.zeros((24, 24), bool)
+        inside[10:14, place] = True
+        truths.append(inside)
+    maps = [distances(inside, (2.0, 2.0)) for inside in truths]
+    half = torch.from_numpy((truths[0] | truths[1]) / 2)[None, None]
+    expected = {
+        (name, relative): sum(float(boundary_loss(guess, distance, relative=relative)) for distance in maps)
+        for name, guess in {"half": half, "none": torch.zeros_like(half)}.items()
+        for relative in (False, True)
+    }
+    assert expected["half", True] < expected["none", True]
+    assert expected["half", False] > expected["none", False]
 
 
 def test_relative_it_knows_no_unit_field_of_view_or_size():
@@ -127,8 +144,8 @@ def test_relative_it_knows_no_unit_field_of_view_or_size():
     inside[8:16, 5:17] = True
     distance = distances(inside, (1.0, 1.0))
     truth = torch.from_numpy(inside)[None, None].double()
-    assert boundary_loss(truth, distance, relative=True).item() == pytest.approx(-0.5, abs=1e-12)
-    assert boundary_loss(1 - truth, distance, relative=True) < 1
+    assert boundary_loss(truth, distance, relative=True).item() == pytest.approx(0, abs=1e-12)
+    assert boundary_loss(1 - truth, distance, relative=True).item() == pytest.approx(1, abs=1e-12)
     guess = torch.rand(1, 1, 30, 30, generator=generator, dtype=torch.float64)
     loss = boundary_loss(guess, distance, relative=True).item()
     assert boundary_loss(guess, 3 * distance, relative=True).item() == pytest.approx(loss, rel=1e-12)
@@ -168,21 +185,23 @@ def test_of_logits_it_passes_the_numerical_check(regions):
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(2, 3, 3, 4, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     distance = torch.randn(2, 3 if regions else 2, 3, 4, 2, generator=generator, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: boundary_loss_of_logits(z, distance, LabelLayout(regions)), logits)
-    with torch.no_grad():
-        without = boundary_loss_of_logits(logits, distance, LabelLayout(regions))
-    assert without.item() == pytest.approx(
-        boundary_loss_of_logits(logits, distance, LabelLayout(regions)).item(), rel=1e-12
-    )
+    layout = LabelLayout(regions)
+    for relative in (False, True):
+        assert torch.autograd.gradcheck(lambda z, r=relative: boundary_loss_of_logits(z, distance, layout, r), logits)
+        with torch.no_grad():
+            without = boundary_loss_of_logits(logits, distance, layout, relative)
+        value = boundary_loss_of_logits(logits, distance, layout, relative).item()
+        assert without.item() == pytest.approx(value, rel=1e-12)
 
 
 def test_of_logits_in_half_precision_it_is_lifted_and_compiles_in_one_graph():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 2, 64, 64, 32, generator=generator).half().requires_grad_()
     distance = (300 * torch.randn(1, 1, 64, 64, 32, generator=generator)).half()
-    expected = boundary_loss(torch.softmax(logits.detach().double(), 1)[:, 1:], distance).item()
-    for function in (boundary_loss_of_logits, torch.compile(boundary_loss_of_logits, fullgraph=True, backend="eager")):
-        loss = function(logits, distance)
+    compiled = torch.compile(boundary_loss_of_logits, fullgraph=True, backend="eager")
+    for function, relative in itertools.product((boundary_loss_of_logits, compiled), (False, True)):
+        expected = boundary_loss(torch.softmax(logits.detach().double(), 1)[:, 1:], distance, relative).item()
+        loss = function(logits, distance, relative=relative)
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(expected, rel=1e-3)
         (gradient,) = torch.autograd.grad(loss, logits)
