@@ -31,6 +31,7 @@ def build(
     change_plans: Callable[[dict], Any] | None = None,
     labels: dict | None = None,
     trainer: type | None = None,
+    device: str = "cpu",
     **attributes: Any,
 ):
     """A trainer, not yet initialised; ``attributes`` are set on the instance, ``labels`` replace the dataset's."""
@@ -44,7 +45,7 @@ def build(
         if any(isinstance(value, list) for value in labels.values()):
             dataset_json["regions_class_order"] = list(range(1, len(labels) - ("ignore" in labels)))
     torch.manual_seed(0)
-    made = (trainer or find_trainer(name))(plans, configuration, 0, dataset_json, torch.device("cpu"))
+    made = (trainer or find_trainer(name))(plans, configuration, 0, dataset_json, torch.device(device))
     for attribute, value in attributes.items():
         setattr(made, attribute, value)
     if isinstance(made, ExtendedTrainer):  # as it does at the beginning of initialize
