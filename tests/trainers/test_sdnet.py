@@ -302,7 +302,7 @@ def test_a_checkpoint_predicts_as_the_trainer_does(unlabelled_dataset, inference
         source = trainer.plans_manager.plans if name == "plans" else trainer.dataset_json
         (model / f"{name}.json").write_text(json.dumps(source))
     stored = torch.load(filename, weights_only=False)
-    assert stored[EXTENSION_KEY]["auxiliary"] == {}
+    assert stored[EXTENSION_KEY]["helpers"] == {}
     predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), (0,))
     assert isinstance(predictor.network, DualNetwork)
@@ -445,7 +445,7 @@ def test_a_checkpoint_of_two_optimisers_goes_on_as_they_would(unlabelled_dataset
         for start, number in ((0, first), (first, second))
     ]
     old["optimizer_state"] = parts[0]
-    old[EXTENSION_KEY]["auxiliary"] = {"second_network": {"optimizer": parts[1], "grad_scaler": None}}
+    old[EXTENSION_KEY]["helpers"] = {"second_network": {"optimizer": parts[1], "grad_scaler": None}}
     torch.save(old, tmp_path / "old.pth")
     assert len(state) > first  # both parts hold something
     after = []
