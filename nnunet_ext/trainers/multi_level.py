@@ -42,9 +42,8 @@ class MLLOptions(RegionLossOptions):
     pixel_weight: float = option(1.0, "What beta rises to; 0 leaves the pixel term out.", "1 (4.1.1)", at_least=0)
     boundary_scale: BoundaryScale = option(
         "organ",
-        "What E_B measures distances in: each organ's own mean depth, cut off at one of them, as a share of each "
-        "class's own sum; or mm, the mean of Eq. 6 and 7 to the letter, which outweighs E_R on a large field of view "
-        "and holds back organs that are not yet told apart.",
+        "What E_B is: a Dice loss of each class, weighted by distances in the organ's own mean depth, cut off at one; "
+        "or the mean of distances in mm, Eq. 6 and 7 to the letter, which outweighs E_R on a large field of view.",
         "mm (Eq. 6, 7)",
     )
     boundary_ramp: float = option(
