@@ -46,8 +46,9 @@ class DualNetwork(nn.Module):
 
     def set_weights(self, weights: Sequence[float]) -> None:
         """Choose which network answers, by weights of at least 0 and not both 0."""
-        self.weights.copy_(torch.tensor(_checked(weights), dtype=torch.float32))
-        self._shares = self._read_weights()
+        first, second = _checked(weights)
+        self.weights.copy_(torch.tensor([first, second], dtype=torch.float32))
+        self._shares = first / (first + second), second / (first + second)  # known here, without a wait for the device
 
     def _read_weights(self) -> tuple[float, float]:
         """The weights as numbers that sum to one, so that no forward pass has to wait for the device to tell them."""
