@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dataset_conversion.cli import app as convert_app
 from nnunet_ext import __version__
 
+_ORDER = (
+    "convert",
+    "preprocess-unlabelled",
+    "views",
+    "trainers",
+    "options",
+    "evaluate",
+    "compare",
+    "vote",
+    "demo",
+    "doctor",
+    "path",
+)
+
+
+class _InOrder(TyperGroup):
+    """Commands in the order in which a user meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     name="nnunet-ext",
     help="Datasets, trainers and evaluation that extend nnU-Net v2. "
     "Train and predict with the stock nnUNetv2_* commands.",
@@ -19,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(convert_app, name="convert")
+app.add_typer(convert_app, name="convert", rich_help_panel="Data")
 
 DEMO_TRAINER = "nnUNetTrainerRefinedGAN_18epochs_120iters"
 
@@ -39,7 +63,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluate")
 def evaluate(
     reference_dir: Annotated[Path, typer.Argument(help="Folder of reference label maps, such as labelsTr.")],
     prediction_dir: Annotated[
@@ -121,7 +145,7 @@ def evaluate(
     )
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluate")
 def compare(
     results: Annotated[list[str], typer.Argument(metavar="NAME=RESULT_DIR...", help="Results of evaluate.")],
     output: Annotated[Path, typer.Option("-o", help="Folder for tables and report.")] = Path("comparison"),
@@ -139,7 +163,7 @@ def compare(
     run_compare(named_folders(results), output, metrics.split(","), all_pairs=all_pairs, common=common, seed=seed)
 
 
-@app.command("preprocess-unlabelled")
+@app.command("preprocess-unlabelled", rich_help_panel="Data")
 def preprocess_unlabelled(
     dataset: Annotated[str, typer.Option("-d", help="Number or name of the dataset.", show_default=False)],
     configuration: Annotated[
@@ -163,7 +187,7 @@ def preprocess_unlabelled(
     run_preprocess(dataset, configuration or (), plans, processes)
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def views(
     dataset: Annotated[str, typer.Option("-d", help="Number or name of the dataset.", show_default=False)],
     plans: Annotated[str, typer.Option("-p", help="Plans of the first view.")] = "nnUNetPlans",
@@ -183,7 +207,7 @@ def views(
     run_views(dataset, plans, gpu_memory)
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluate")
 def vote(
     predictions: Annotated[list[Path], typer.Argument(metavar="P1 P2...", help="Folders of predictions.")],
     output: Annotated[Path, typer.Option("-o", help="Folder for the result.", show_default=False)],
@@ -200,7 +224,7 @@ def vote(
     run_vote(predictions, output)
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def trainers() -> None:
     """List the trainers: what each does, where it is described, what it needs and costs."""
     from rich.console import Console
@@ -219,7 +243,7 @@ def trainers() -> None:
     console.print("takes a run length: [bold]NAME_<N>epochs[/bold], [bold]NAME_<N>epochs_<M>iters[/bold].")
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def options(
     trainer: Annotated[
         str | None, typer.Argument(help="Trainer; without it, all of them are listed.", show_default=False)
@@ -252,7 +276,7 @@ def options(
     typer.echo(f"Wrote {file}. Train with: nnUNetv2_train {dataset} CONFIGURATION FOLD -tr {trainer} -p {output}")
 
 
-@app.command()
+@app.command(rich_help_panel="Help")
 def path() -> None:
     """Print the folder for nnU-Net's variable nnUNet_extTrainer, for where the start-up hook does not run.
 
@@ -263,7 +287,7 @@ def path() -> None:
     typer.echo(plugin_folder())
 
 
-@app.command()
+@app.command(rich_help_panel="Help")
 def doctor() -> None:
     """Check versions, device, folders and trainers, and say what to fix; exit code 1 if anything is."""
     from rich.console import Console
@@ -281,7 +305,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel="Help")
 def demo(
     folder: Annotated[
         Path | None,
