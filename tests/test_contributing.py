@@ -44,5 +44,5 @@ def test_the_example_trains_resumes_and_has_options(dataset, example, tmp_path, 
     again = build(dataset, **made)
     again.load_checkpoint(str(tmp_path / "c.pth"))
     assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), trainer.network.parameters(), strict=True))
-    log = next(Path(again.output_folder).glob("training_log*")).read_text()
+    log = Path(again.log_file).read_text()
     assert "options have changed since the checkpoint: entropy_weight: 0.5, now 0.1" in log
