@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 
 from dataset_conversion.formats.geometry import Geometry
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.label_sets import LABEL_ROUNDING
 
 if TYPE_CHECKING:  # looking at headers needs no numpy, which takes a while to import
     import numpy as np
-
-#: A label stored as float may miss its integer by this much through resampling or scaling tools.
-LABEL_ROUNDING = 1e-3
 
 #: Organs of even intensity, the most telling first: their label shows whether it lies on its image.
 TELLING_ORGANS = ("liver", "spleen", "kidney", "pancreas")

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.optim import Optimizer
@@ -142,6 +140,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
 
     options_class: type[Options] = CoarseToFineOptions
     options: CoarseToFineOptions
+    distance_maps = AddSliceDistanceMaps
 
     _starts_from_imagenet: bool = True
 
@@ -252,18 +251,6 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
         )
         restart = first_epoch(self.num_epochs, self.options.pixel_start)
         return optimizer, HalvingLR(optimizer, rate, self.num_epochs, begin, every, restart)
-
-    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
-        """The stock augmentation, and the distance maps of the slices of its outcome."""
-        stock = super(nnUNetTrainerMLL, self).get_training_transforms(*args, **kwargs)
-        if not self.options.boundary_weight:
-            return stock
-        manager = self.label_manager
-        labels = None if manager.has_regions else manager.foreground_labels
-        spacing = self.configuration_manager.spacing
-        relative = self.options.boundary_scale == "organ"
-        maps = AddSliceDistanceMaps(spacing, labels, manager.ignore_label, self.options.exact_margin, relative)
-        return ComposeTransforms([stock, maps])
 
     def on_train_start(self) -> None:
         """Start as stock nnU-Net does; ``-pretrained_weights`` may have brought what the heads of another run are."""

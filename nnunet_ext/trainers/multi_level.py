@@ -81,6 +81,8 @@ class nnUNetTrainerMLL(RegionLossTrainer):
 
     options_class: type[Options] = MLLOptions
     options: MLLOptions
+    # The transform that adds them to the targets.
+    distance_maps: type[AddDistanceMaps] = AddDistanceMaps
 
     _point_seed: int | None = None
     _points: tuple[int, torch.Generator] | None = None
@@ -114,7 +116,7 @@ class nnUNetTrainerMLL(RegionLossTrainer):
         labels = None if manager.has_regions else manager.foreground_labels
         spacing = self.configuration_manager.spacing
         relative = self.options.boundary_scale == "organ"
-        maps = AddDistanceMaps(spacing, labels, manager.ignore_label, self.options.exact_margin, relative)
+        maps = self.distance_maps(spacing, labels, manager.ignore_label, self.options.exact_margin, relative)
         return ComposeTransforms([stock, maps])
 
     def train_step(self, batch: dict) -> dict:

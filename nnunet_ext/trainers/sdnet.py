@@ -134,13 +134,12 @@ class nnUNetTrainerSDNet(DualTrainer):
     def check_supported(self) -> None:
         """The batch too."""
         name = type(self).__name__
-        plans = f"{self.preprocessed_dataset_folder_base}/{self.plans_manager.plans_name}.json"
         super().check_supported()
         size = self.configuration_manager.batch_size // (dist.get_world_size() if self.is_ddp else 1)
         if self.options.unlabelled_weight and size < 2:
             raise UserError(
                 f"{name} fills half of a batch with unlabelled samples, for which {size} sample on a device is too "
-                f"few: raise batch_size of configuration {self.configuration_name} in {plans}."
+                f"few: raise batch_size of configuration {self.configuration_name} in {self.plans_file}."
             )
 
     def unlabelled_dataset(self) -> nnUNetBaseDataset:

@@ -77,9 +77,9 @@ class ExtendedTrainer(nnUNetTrainer):
         weighs = stages > 2 or (stages == 2 and self.is_ddp and not self._do_i_compile())
         if self.enable_deep_supervision and not weighs:
             raise UserError(
-                f"configuration {self.configuration_name} of {self.preprocessed_dataset_folder_base}/"
-                f"{self.plans_manager.plans_name}.json has {stages} resolution stage(s), too few for nnU-Net's deep "
-                "supervision, which would make every weight of the network nan: use plans with at least three."
+                f"configuration {self.configuration_name} of {self.plans_file} has {stages} resolution stage(s), too "
+                "few for nnU-Net's deep supervision, which would make every weight of the network nan: use plans with "
+                "at least three."
             )
 
     def build_auxiliary(self) -> dict[str, AuxiliaryNetwork]:

@@ -152,12 +152,11 @@ class DualTrainer(OwnLoadersTrainer):
         """The network of the plans must have a counterpart."""
         super().check_supported()
         name = type(self).__name__
-        plans = f"{self.preprocessed_dataset_folder_base}/{self.plans_manager.plans_name}.json"
         network = self.configuration_manager.network_arch_class_name
         if residual_counterpart(network, self.configuration_manager.network_arch_init_kwargs) is None:
             raise UserError(
                 f"{name} knows no residual counterpart of {network}, the network of configuration "
-                f"{self.configuration_name} in {plans}: use plans with PlainConvUNet or ResidualEncoderUNet."
+                f"{self.configuration_name} in {self.plans_file}: use plans with PlainConvUNet or ResidualEncoderUNet."
             )
 
     # ---- validation ----
