@@ -7,8 +7,9 @@ Each seed draws 160 cases for training, of which the given share keeps its label
 and 40 to validate on. The arms of a seed have one plan, one validation set and the same number of iterations:
 
 - labelled (stock): stock nnU-Net on the labelled part, the same dataset
-- the trainers: nnUNetTrainerSDNetLabelled (both networks, labelled part alone), nnUNetTrainerSDNet
-- all labels (stock): stock nnU-Net on all 160 with their labels
+- the trainers: nnUNetTrainerSDNetLabelled (both networks, labelled part alone), nnUNetTrainerSDNet;
+  NAME@N runs N iterations an epoch in place of --iterations, so that nnUNetTrainer@200 is stock trained longer
+- all labels (stock): stock nnU-Net on all 160 with their labels, left out with --no-upper-bound
 
 With ``--labelled 1.0`` nothing is unlabelled: give ``--trainers nnUNetTrainerSDNetLabelled``.
 """
@@ -78,17 +79,23 @@ def write_dataset(truth: Path, share: float, seed: int, parts: dict[str, list[st
 def plan(arguments: argparse.Namespace) -> dict[str, list[Run]]:
     """The runs of every arm, one per seed."""
     truth = next((arguments.work / "preprocessed").glob(f"Dataset{TRUTH_ID}_*")).name
-    length = f"_{arguments.epochs}epochs_{arguments.iterations}iters"
+
+    def length(iterations: object = arguments.iterations) -> str:
+        return f"_{arguments.epochs}epochs_{iterations}iters"
+
     arms: dict[str, list[Run]] = {}
     for seed in arguments.seeds:
         if arguments.labelled < 1:
             dataset, fold = name_of(arguments.labelled, seed), 0
-            arms.setdefault(LABELLED, []).append(Run(dataset, f"nnUNetTrainer{length}", fold, seed))
+            arms.setdefault(LABELLED, []).append(Run(dataset, f"nnUNetTrainer{length()}", fold, seed))
         else:
             dataset, fold = truth, seed
         for trainer in arguments.trainers:
-            arms.setdefault(trainer, []).append(Run(dataset, f"{trainer}{length}", fold, seed))
-        arms.setdefault(ALL_LABELS, []).append(Run(truth, f"nnUNetTrainer{length}", seed, seed))
+            name, _, iterations = trainer.partition("@")
+            run = Run(dataset, f"{name}{length(iterations or arguments.iterations)}", fold, seed)
+            arms.setdefault(trainer, []).append(run)
+        if arguments.upper_bound or arguments.labelled == 1:
+            arms.setdefault(ALL_LABELS, []).append(Run(truth, f"nnUNetTrainer{length()}", seed, seed))
     return arms
 
 
@@ -132,6 +139,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment."""
     parser.add_argument("--seeds", nargs="+", type=int, choices=range(4), default=[0, 1, 2])
     parser.add_argument("--labelled", type=float, default=0.2, help="share of the training cases with labels")
+    parser.add_argument("--upper-bound", action=argparse.BooleanOptionalAction, default=True, help="all labels (stock)")
     parser.add_argument("--trainers", nargs="*", default=["nnUNetTrainerSDNetLabelled", "nnUNetTrainerSDNet"])
 
 
