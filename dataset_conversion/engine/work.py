@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_conversion import checks
 from dataset_conversion.cases import Case, Scan, SkipCaseError, Subset
+from dataset_conversion.dataset import Dataset
 from dataset_conversion.engine.doubts import doubts_on, sentence, with_force
-from dataset_conversion.engine.plan import Dataset
 from dataset_conversion.formats.geometry import Geometry
 from dataset_conversion.formats.volumes import Volume, nifti_ending, read_volume, write_nifti
 from dataset_conversion.options import Options

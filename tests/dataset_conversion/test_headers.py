@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.lits import convert_lits
-from dataset_conversion.msd import convert_msd
 from dataset_conversion.options import Options
 from dataset_conversion.plausible import ABDOMEN_MM, implausible
-from dataset_conversion.sliver07 import convert_sliver07
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.layout import Layout
 from nnunet_ext.phantom.lits import write_lits
 from nnunet_ext.phantom.msd import write_msd
 from nnunet_ext.phantom.sliver07 import write_sliver07
+from tests.dataset_conversion.converting import convert_lits, convert_msd, convert_sliver07
 from tests.dataset_conversion.dataset_truth import assert_equals, report
 
 SHAPE = (8, 20, 24)
