@@ -11,14 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "nnunet_ext.core": {"nnunet_ext"},
     "nnunet_ext.precision": set(),
+    "nnunet_ext.random_states": set(),
     "nnunet_ext.labels": {"nnunet_ext.precision"},
     "nnunet_ext.losses": {"nnunet_ext.labels", "nnunet_ext.precision"},
     "nnunet_ext.networks": {"nnunet_ext.labels", "nnunet_ext.precision", "nnunet_ext.losses"},
-    "nnunet_ext.data": {"nnunet_ext.core", "nnunet_ext.labels", "nnunet_ext.precision"},
+    "nnunet_ext.data": {"nnunet_ext.core", "nnunet_ext.labels", "nnunet_ext.precision", "nnunet_ext.random_states"},
     "nnunet_ext.training": {
         "nnunet_ext.core",
         "nnunet_ext.labels",
         "nnunet_ext.precision",
+        "nnunet_ext.random_states",
         "nnunet_ext.losses",
         "nnunet_ext.networks",
         "nnunet_ext.data",

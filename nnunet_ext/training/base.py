@@ -18,12 +18,11 @@ from torch import distributed as dist
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.labels import LabelLayout
+from nnunet_ext.random_states import random_states, restore_random_states
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork, OptimizerFactory, SchedulerFactory
 from nnunet_ext.training.checkpoint import (
     EXTENSION_KEY,
-    random_states,
     read_checkpoint,
-    restore_random_states,
     write_checkpoint,
 )
 from nnunet_ext.training.curves import LossCurves, mean_of_known

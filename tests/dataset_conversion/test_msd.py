@@ -472,9 +472,9 @@ def test_killed_conversion_is_no_dataset_and_is_resumed(raw, task):
     code = (
         "import os, sys; from pathlib import Path; from dataset_conversion.registry import converter; "
         "from dataset_conversion.engine import work; from dataset_conversion.options import Options; "
-        "write = work.write_json; "
-        "stop = lambda path, content: (write(path, content), path.stem.endswith('_002') and os._exit(9)); "
-        "work.write_json = stop; converter('msd')(Path(sys.argv[1]), Options(mode='copy'))"
+        "keep = work.keep; "
+        "stop = lambda path, *record: (keep(path, *record), path.stem.endswith('_002') and os._exit(9)); "
+        "work.keep = stop; converter('msd')(Path(sys.argv[1]), Options(mode='copy'))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(task.folder)], capture_output=True, check=False)
     assert done.returncode == 9
