@@ -243,37 +243,6 @@ def test_both_encoders_start_from_the_given_file(dataset, monkeypatch, tmp_path,
     assert torch.equal(trainer.network.first.encoder.blocks[0][0].weight, weights["features.0.weight"])
 
 
-@pytest.mark.usefixtures("narrow")
-def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch, tmp_path):
-    monkeypatch.delenv("NNUNET_EXT_VGG19")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("nnunet_ext.training.imagenet_weights.try_to_load_from_cache", lambda *names: None)
-    with pytest.raises(UserError, match=r"no ImageNet weights of VGG-19: .*IMAGENET1K_V1.*or to random to start"):
-        build(dataset, VGG, "2d").initialize()
-
-    timm = tmp_path / "model.safetensors"
-    from safetensors.torch import save_file
-
-    save_file(weights_of(NARROW, 1), timm)
-    asked = []
-    monkeypatch.setattr(
-        "nnunet_ext.training.imagenet_weights.try_to_load_from_cache",
-        lambda *names: (asked.append(names), str(timm))[1],
-    )
-    trainer = build(dataset, VGG, "2d")
-    trainer.initialize()
-    assert asked[-1] == ("timm/vgg19.tv_in1k", "model.safetensors")
-    expected = weights_of(NARROW, 1)["features.0.bias"]
-    assert torch.equal(trainer.network.first.encoder.blocks[0][0].bias, expected)
-
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(weights_of(NARROW, 2), tmp_path / "checkpoints" / "vgg19-dcbb9e9d.pth")
-    trainer = build(dataset, VGG, "2d")
-    trainer.initialize()
-    expected = weights_of(NARROW, 2)["features.0.bias"]
-    assert torch.equal(trainer.network.first.encoder.blocks[0][0].bias, expected)
-
-
 def test_what_cannot_work_is_refused_in_one_sentence(dataset, monkeypatch, tmp_path, narrow):
     with pytest.raises(UserError, match="is a 2D network, but configuration 3d_fullres is 3D: use 2d"):
         build(dataset, VGG).initialize()

@@ -125,11 +125,12 @@ def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dat
     assert equal == [first_is_better, not first_is_better]  # only the student differs from learning by labels alone
 
 
-def test_validation_is_of_the_combination(unlabelled_dataset):
-    trainer, _ = ready(unlabelled_dataset, labels=SETTINGS["ignore label"]["labels"], inference="second")
+@pytest.mark.parametrize("setting", ["ignore label", "regions with ignore label"])
+def test_validation_is_of_the_combination(unlabelled_dataset, setting):
+    trainer, _ = ready(unlabelled_dataset, **SETTINGS[setting], inference="second")
     batch = random_batch(trainer)
     expected = copy.deepcopy(batch)
-    stock = build(unlabelled_dataset, "nnUNetTrainer", labels=SETTINGS["ignore label"]["labels"])
+    stock = build(unlabelled_dataset, "nnUNetTrainer", **SETTINGS[setting])
     stock.initialize()
     with torch.no_grad():
         stock.network = trainer.networks()[1]
