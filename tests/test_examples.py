@@ -8,9 +8,10 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize(
-    "module", ["nnunet_ext.losses", "nnunet_ext.labels", "nnunet_ext.evaluation", "nnunet_ext.networks"]
-)
+PACKAGES = ["nnunet_ext.losses", "nnunet_ext.networks", "nnunet_ext.evaluation"]
+
+
+@pytest.mark.parametrize("module", [*PACKAGES, "nnunet_ext.labels"])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(importlib.import_module(module), extraglobs={"torch": importlib.import_module("torch")})
     assert result.attempted > 0
