@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-
 PACKAGES = ["nnunet_ext.losses", "nnunet_ext.networks", "nnunet_ext.evaluation"]
 
 
