@@ -1,7 +1,5 @@
 """Cascades with auto-context, with and without discriminator and VGG-19, in every setting nnU-Net has."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
@@ -10,41 +8,24 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.networks.cascade import normalise
-from nnunet_ext.networks.vgg19_unet import VGG19UNet
-from nnunet_ext.trainers import cascaded
 from tests.conftest import Dataset
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.training import building
 from tests.training.building import build, cascade, random_batch, residual, run_epochs
+from tests.training.narrow_vgg19 import NARROW, use_narrow, weights_of
 from tests.training.processes import in_two_processes
 
 CASCADED, GAN = "nnUNetTrainerCascaded", "nnUNetTrainerCascadedGAN"
 VGG, VGG_GAN = "nnUNetTrainerCascadedVGG19", "nnUNetTrainerCascadedVGG19GAN"
-NARROW = (4, 4, 8, 8, 8)
 
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """VGG-19 with few channels, from random weights."""
-    monkeypatch.setattr(cascaded, "VGG19UNet", functools.partial(VGG19UNet, features=NARROW))
-    monkeypatch.setenv("NNUNET_EXT_VGG19", "random")
+    use_narrow(monkeypatch)
 
 
 def first_output(outputs):
     return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-
-
-def weights_of(features, seed):
-    """A file's contents of weights of a VGG-19 with these channels."""
-    generator = torch.Generator().manual_seed(seed)
-    weights, position, channels = {}, 0, 3
-    for number, out in zip((2, 2, 4, 4, 4), features, strict=True):
-        for _ in range(number):
-            weights[f"features.{position}.weight"] = torch.randn(out, channels, 3, 3, generator=generator)
-            weights[f"features.{position}.bias"] = torch.randn(out, generator=generator)
-            position, channels = position + 2, out
-        position += 1
-    return weights
 
 
 SETTINGS = {

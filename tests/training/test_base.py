@@ -11,7 +11,7 @@ import torch
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.training.base import ExtendedTrainer
 from nnunet_ext.training.checkpoint import EXTENSION_KEY, write_checkpoint
-from tests.training.building import build, random_batch
+from tests.training.building import build, random_batch, trained_a_step
 
 NAME = "nnUNetTrainerRefinedGAN_4epochs_2iters"
 
@@ -72,35 +72,27 @@ def test_two_and_two_epochs_are_four_epochs(dataset, single_process):
         assert np.allclose(resumed[key], log[key], rtol=1e-4), key
     for name, value in second.network.state_dict().items():
         assert torch.allclose(value, weights[name], atol=1e-5), name
-    for name, helper in second.auxiliary.items():
-        for p, q in zip(helper.module.parameters(), straight.auxiliary[name].module.parameters(), strict=True):
+    for name, network in second.auxiliary.items():
+        for p, q in zip(network.module.parameters(), straight.auxiliary[name].module.parameters(), strict=True):
             assert torch.allclose(p, q, atol=1e-5)
     written = pd.read_csv(f"{second.output_folder}/loss_terms.csv")
     assert list(written["epoch"]) == [0, 1, 2, 3]
     assert Path(second.output_folder, "loss_terms.png").read_bytes().startswith(b"\x89PNG")
 
 
-def trained_a_step(dataset, **options):
-    trainer = build(dataset, NAME, **options)
-    trainer.initialize()
-    trainer.set_deep_supervision_enabled(True)
-    trainer.train_step(random_batch(trainer))
-    return trainer
-
-
 def test_a_checkpoint_without_our_key_resumes_with_fresh_auxiliary_networks(dataset, tmp_path):
-    trainer = trained_a_step(dataset)
+    trainer = trained_a_step(dataset, NAME)
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     checkpoint = torch.load(tmp_path / "c.pth", weights_only=False)
     del checkpoint[EXTENSION_KEY]
     write_checkpoint(checkpoint, tmp_path / "old.pth")
     resumed = build(dataset, NAME)
     resumed.load_checkpoint(str(tmp_path / "old.pth"))
-    assert not any(helper.was_restored for helper in resumed.auxiliary.values())
+    assert not any(network.was_restored for network in resumed.auxiliary.values())
 
 
 def test_disabled_checkpointing_writes_nothing(dataset, tmp_path):
-    trainer = trained_a_step(dataset, disable_checkpointing=True)
+    trainer = trained_a_step(dataset, NAME, disable_checkpointing=True)
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     assert not (tmp_path / "c.pth").exists()
 
@@ -120,7 +112,7 @@ def test_stock_checkpoint_starts_a_run_as_pretrained_weights(dataset, tmp_path):
 
 
 def test_terms_reach_the_log_and_additional_loggers(dataset):
-    trainer = trained_a_step(dataset)
+    trainer = trained_a_step(dataset, NAME)
     seen = {}
 
     class Logger:

@@ -5,21 +5,13 @@ import torch
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.training.checkpoint import EXTENSION_KEY
-from tests.training.building import build, random_batch
+from tests.training.building import build, trained_a_step
 
 NAME = "nnUNetTrainerRefinedGAN_4epochs_2iters"
 
 
-def trained_a_step(dataset, **options):
-    trainer = build(dataset, NAME, **options)
-    trainer.initialize()
-    trainer.set_deep_supervision_enabled(True)
-    trainer.train_step(random_batch(trainer))
-    return trainer
-
-
 def test_stock_part_of_the_checkpoint_is_untouched(dataset, tmp_path):
-    trainer = trained_a_step(dataset)
+    trainer = trained_a_step(dataset, NAME)
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     checkpoint = torch.load(tmp_path / "c.pth", weights_only=False)
     assert checkpoint["trainer_name"] == NAME
@@ -28,7 +20,7 @@ def test_stock_part_of_the_checkpoint_is_untouched(dataset, tmp_path):
 
 
 def test_a_failing_write_leaves_the_old_checkpoint(dataset, tmp_path, monkeypatch):
-    trainer = trained_a_step(dataset)
+    trainer = trained_a_step(dataset, NAME)
     path = tmp_path / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(path))
     before = path.read_bytes()
@@ -48,7 +40,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(dataset, tmp_path, monkeypatc
 
 
 def test_truncated_foreign_and_wrong_checkpoints_are_one_sentence(dataset, tmp_path):
-    trainer = trained_a_step(dataset)
+    trainer = trained_a_step(dataset, NAME)
     good = tmp_path / "good.pth"
     trainer.save_checkpoint(str(good))
 
@@ -83,5 +75,5 @@ def test_truncated_foreign_and_wrong_checkpoints_are_one_sentence(dataset, tmp_p
 
 def test_what_a_killed_write_left_is_written_over(dataset, tmp_path):
     (tmp_path / "c.pth.partial").write_bytes(b"half")
-    trained_a_step(dataset).save_checkpoint(str(tmp_path / "c.pth"))
+    trained_a_step(dataset, NAME).save_checkpoint(str(tmp_path / "c.pth"))
     assert [path.name for path in tmp_path.iterdir() if path.suffix != "" and path.is_file()] == ["c.pth"]
