@@ -23,10 +23,9 @@ from dataset_conversion.formats.volumes import Volume, read_header, read_volume
 from dataset_conversion.options import Check, Options
 from dataset_conversion.organs import canonical, is_lesion_of
 from dataset_conversion.plausible import ANY_PART_MM
-from dataset_conversion.remarks import together
 from dataset_conversion.source import children
 from dataset_conversion.splits import Split, k_folds
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.errors import UserError, together
 from nnunet_ext.core.label_sets import KEY
 
 BACKGROUND, IGNORE = "background", "ignore"
