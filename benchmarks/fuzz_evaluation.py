@@ -21,6 +21,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -430,6 +431,22 @@ def trial(root: Path, seed: int) -> tuple[str, str, list[str]]:
 
 
 @contextlib.contextmanager
+def within(seconds: int) -> Any:
+    """Let what hangs fail."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"still at work after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
 def room(root: Path, none: bool) -> Any:
     """Let no file grow, as on a full disk."""
     if not none:
@@ -450,6 +467,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trials", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=int, default=120, help="a trial that takes longer fails")
     parser.add_argument("-o", "--output", type=Path, help="JSON with the counts")
     arguments = parser.parse_args()
     outcomes: Counter[str] = Counter()
@@ -459,7 +477,9 @@ def main() -> int:
     os.environ["COLUMNS"] = "120"
     try:
         for seed in range(arguments.seed * 1_000_000, arguments.seed * 1_000_000 + arguments.trials):
-            outcome, message, changes = trial(work / str(seed), seed)
+            print(f"\rseed {seed}", end=" ", file=sys.stderr, flush=True)  # a hang in a library shows where
+            with within(arguments.seconds):
+                outcome, message, changes = trial(work / str(seed), seed)
             outcomes[outcome] += 1
             for change in {c for c in changes if c.startswith("_")}:
                 by_change.setdefault(change.lstrip("_"), Counter())[outcome] += 1
