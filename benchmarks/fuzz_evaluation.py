@@ -387,7 +387,7 @@ def trial(root: Path, seed: int) -> tuple[str, str, list[str]]:
         change(world)
     try:
         world.write()
-    except (OSError, ValueError, RuntimeError, HeaderDataError, ImageFileError):
+    except (OSError, ValueError, TypeError, RuntimeError, HeaderDataError, ImageFileError):
         return "no input", "this file system or format cannot hold it", world.done
     options = {"allow_missing": False, "only_predicted": False, "match": "header"} | {
         key: value for key, value in world.options.items() if key in {"allow_missing", "only_predicted", "match"}
