@@ -37,6 +37,7 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from nnunet_ext.cli import evaluation as command
 from nnunet_ext.core.errors import UserError
@@ -387,7 +388,7 @@ def trial(root: Path, seed: int) -> tuple[str, str, list[str]]:
         change(world)
     try:
         world.write()
-    except (OSError, ValueError, TypeError, RuntimeError, HeaderDataError, ImageFileError):
+    except (OSError, ValueError, TypeError, RuntimeError, HeaderDataError, ImageFileError, WrapStructError):
         return "no input", "this file system or format cannot hold it", world.done
     options = {"allow_missing": False, "only_predicted": False, "match": "header"} | {
         key: value for key, value in world.options.items() if key in {"allow_missing", "only_predicted", "match"}
