@@ -5,16 +5,27 @@ Source: Liu et al. 2022 (doi 10.1016/j.sigpro.2021.108418), section 2.2, Eq. 9 a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import leaky_relu, one_hot
 
 from nnunet_ext.labels import LabelLayout
 from nnunet_ext.networks.multi_level import Maps
-from nnunet_ext.networks.slices import crop, of_one_size, paste, patches_of, slices_of, units_of, windows_of
+from nnunet_ext.networks.slices import (
+    Windows,
+    crop,
+    of_one_size,
+    paste,
+    patches_of,
+    slices_of,
+    units_of,
+    windows_of,
+)
 from nnunet_ext.precision import full_precision
 
 MARGIN = 20
@@ -48,17 +59,17 @@ class SliceNetwork(nn.Module):
         self.slices_at_once = slices_at_once
         self.register_buffer("has_regions", torch.tensor(False))
         self.register_buffer("is_guided", torch.tensor(True))
-        self._read_settings()
+        self._layout, self._guided = LabelLayout(False), True
 
     def set_regions(self, has_regions: bool) -> None:
         """Say whether the heads are regions (sigmoid) or classes (softmax)."""
         self.has_regions.fill_(has_regions)
-        self._read_settings()
+        self._layout = LabelLayout(has_regions)
 
     def set_guided(self, is_guided: bool) -> None:
         """Say whether pixel branch and fusion are in use."""
         self.is_guided.fill_(is_guided)
-        self._read_settings()
+        self._guided = is_guided
 
     def _read_settings(self) -> None:
         """As Python's own, so that no forward pass waits for the device to tell them."""
@@ -218,28 +229,28 @@ class CoarseToFineNetwork(SliceNetwork):
         together = self._together(x)
         number, is_3d = x.shape[0], x.ndim == 5
         logits = self._in_parts(self.coarse, units)
-        agreement = torch.full((number,), torch.nan)
+        agreement = [math.nan] * number
         rounds_of = [0] * number
-        yield patches_of(logits, number, is_3d), agreement.clone()
+        yield patches_of(logits, number, is_3d), torch.tensor(agreement)
         going = list(range(number))
         for round_ in range(1, self.max_rounds + 1):
             slices = torch.cat(
                 [torch.arange(i * units.shape[0] // number, (i + 1) * units.shape[0] // number) for i in going]
-            ).to(x.device)
+            ).to(x.device, non_blocking=True)
             before = logits[slices]
             after = self._refine(units[slices], before, together)
             logits = logits.index_copy(0, slices, after)
             found = relative_dice(
                 self._found(before).unflatten(0, (len(going), -1)), self._found(after).unflatten(0, (len(going), -1))
-            ).cpu()
-            for i, value in zip(going, found, strict=True):
+            )
+            for i, value in zip(going, found.cpu().numpy().tolist(), strict=True):
                 agreement[i] = value
                 rounds_of[i] = round_
-            yield patches_of(logits, number, is_3d), agreement.clone()
+            yield patches_of(logits, number, is_3d), torch.tensor(agreement)
             going = [i for i in going if agreement[i] < self.tolerance]
             if not going:
                 break
-        self.rounds_used += zip(rounds_of, agreement.tolist(), strict=True)
+        self.rounds_used += zip(rounds_of, agreement, strict=True)
 
     def _refine(self, units: torch.Tensor, logits: torch.Tensor, together: int) -> torch.Tensor:
         """One round: the fine network's logits (N, C, H, W), background where it did not look."""
@@ -250,10 +261,11 @@ class CoarseToFineNetwork(SliceNetwork):
             outside[:, 0] *= -1
         result = outside
         # Windows of one size at a time: what a slice becomes must not depend on the others of its batch.
-        for size in torch.unique(windows[:, 2:], dim=0):
-            members = (windows[:, 2:] == size).all(1).nonzero()[:, 0]
-            crops = self._in_parts(self.fine, crop(fine_input[members], windows[members]))
-            result = result.index_copy(0, members, paste(crops.to(result.dtype), windows[members], outside[members]))
+        for size in np.unique(windows[:, 2:], axis=0):
+            chosen = (windows[:, 2:] == size).all(1).nonzero()[0]
+            members = torch.tensor(chosen.tolist()).to(logits.device, non_blocking=True)
+            crops = self._in_parts(self.fine, crop(fine_input[members], windows[chosen]))
+            result = result.index_copy(0, members, paste(crops.to(result.dtype), windows[chosen], outside[members]))
         return result
 
     def _fine_input(self, units: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -270,7 +282,7 @@ class CoarseToFineNetwork(SliceNetwork):
             return logits > 0
         return one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1)[:, 1:] != 0
 
-    def _windows(self, inside: torch.Tensor, together: int) -> torch.Tensor:
+    def _windows(self, inside: torch.Tensor, together: int) -> Windows:
         return windows_of(inside, self.margin, self.multiple, together)
 
     def _together(self, x: torch.Tensor) -> int:

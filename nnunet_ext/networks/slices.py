@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 UNIT = 3
 _TOP, _LEFT, _HEIGHT, _WIDTH = range(4)
+Windows = npt.NDArray[np.int64]
 
 
 def unit_colours(channels: int, copies: int = 1) -> list[int]:
@@ -51,12 +54,12 @@ def patches_of(slices: torch.Tensor, batch_size: int, is_3d: bool) -> torch.Tens
     return slices.unflatten(0, (batch_size, -1)).transpose(1, 2) if is_3d else slices
 
 
-def windows_of(inside: torch.Tensor, margin: int, multiple: int = 1, together: int = 1) -> torch.Tensor:
+def windows_of(inside: torch.Tensor, margin: int, multiple: int = 1, together: int = 1) -> Windows:
     """The smallest windows that hold what is inside, with a margin.
 
     A window is extended to a multiple where the slice has room for it, and moved back into the slice at its edge: the
     fine network sees few sizes, and image, not padding, around a box. A slice with nothing inside is its own window.
-    Windows are whole numbers: no gradient passes through them.
+    Windows are whole numbers of the host, which waits for the device once: no gradient passes through them.
 
     Args:
         inside: (N, H, W) of bool.
@@ -68,37 +71,38 @@ def windows_of(inside: torch.Tensor, margin: int, multiple: int = 1, together: i
         Top, left, height and width, (N, 4).
     """
     shared = inside.unflatten(0, (-1, together)).any(1)
-    extents = [_extent(shared.any(2), margin, multiple), _extent(shared.any(1), margin, multiple)]
-    (top, height), (left, width) = extents
-    return torch.stack([top, left, height, width], 1).repeat_interleave(together, 0)
+    # One transfer of what is inside by row and by column.
+    rows_and_columns = torch.cat([shared.any(2), shared.any(1)], 1).cpu().numpy() != 0
+    rows, columns = np.split(rows_and_columns, [shared.shape[1]], axis=1)
+    (top, height), (left, width) = (_extent(rows, margin, multiple), _extent(columns, margin, multiple))
+    return np.stack([top, left, height, width], 1).repeat(together, 0)
 
 
-def _extent(inside: torch.Tensor, margin: int, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _extent(inside: npt.NDArray[np.bool_], margin: int, multiple: int) -> tuple[Windows, Windows]:
     """First pixel and number of pixels of each row of (N, length) of bool."""
     length = inside.shape[1]
-    hit = inside.to(torch.uint8)
-    first = (hit.argmax(1) - margin).clamp(min=0)
-    end = (length - hit.flip(1).argmax(1) + margin).clamp(max=length)
+    first = (inside.argmax(1) - margin).clip(min=0)
+    end = (length - inside[:, ::-1].argmax(1) + margin).clip(max=length)
     nothing = ~inside.any(1)
-    first, end = first.masked_fill(nothing, 0), end.masked_fill(nothing, length)
-    number = (-((first - end) // multiple) * multiple).clamp(max=length)
+    first[nothing], end[nothing] = 0, length
+    number = (-((first - end) // multiple) * multiple).clip(max=length)
     return _moved(first, end - first, number, length), number
 
 
-def _moved(first: torch.Tensor, number: torch.Tensor, wanted: torch.Tensor, length: int) -> torch.Tensor:
+def _moved(first: Windows, number: Windows, wanted: Windows, length: int) -> Windows:
     """Where an extent begins that is grown on both sides alike, as far as there is room."""
-    return torch.minimum((first - (wanted - number) // 2).clamp(min=0), length - wanted)
+    return np.minimum((first - (wanted - number) // 2).clip(min=0), length - wanted)
 
 
-def of_one_size(windows: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+def of_one_size(windows: Windows, size: Sequence[int]) -> Windows:
     """Windows (N, 4) in slices of ``size``, all grown to the largest height and the largest width among them."""
-    height, width = windows[:, _HEIGHT].max(), windows[:, _WIDTH].max()
+    height, width = (np.full(len(windows), windows[:, side].max()) for side in (_HEIGHT, _WIDTH))
     top = _moved(windows[:, _TOP], windows[:, _HEIGHT], height, size[0])
     left = _moved(windows[:, _LEFT], windows[:, _WIDTH], width, size[1])
-    return torch.stack([top, left, height.expand_as(top), width.expand_as(left)], 1)
+    return np.stack([top, left, height, width], 1)
 
 
-def crop(slices: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+def crop(slices: torch.Tensor, windows: Windows) -> torch.Tensor:
     """The windows (N, 4), all of one size, of slices (N, channels, H, W)."""
     places = windows.tolist()
     return torch.stack(
@@ -106,7 +110,7 @@ def crop(slices: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
     )
 
 
-def paste(crops: torch.Tensor, windows: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+def paste(crops: torch.Tensor, windows: Windows, around: torch.Tensor) -> torch.Tensor:
     """The inverse of :func:`crop`: a copy of ``around`` (N, channels, H, W) that holds the crops in their windows."""
     whole = around.clone()
     for i, (top, left, h, w) in enumerate(windows.tolist()):

@@ -34,7 +34,7 @@ from nnunet_ext.networks.multi_level import (
     group_normalised,
 )
 from nnunet_ext.networks.resnet18 import FEATURES
-from nnunet_ext.networks.slices import crop, patches_of, slices_of, unit_colours
+from nnunet_ext.networks.slices import Windows, crop, patches_of, slices_of, unit_colours
 from nnunet_ext.trainers.multi_level import BoundaryScale, MLLOptions, nnUNetTrainerMLL
 from nnunet_ext.training.imagenet_weights import RESNET18
 from nnunet_ext.training.options import Options, option, resolve
@@ -280,7 +280,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
             target, distance = target
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            maps = self.network(data, **self.network_arguments(data, target))
+            maps = self.network(data, **self.network_arguments(data, batch["target"]))
             windows = maps.get("windows")
             terms: Terms = {}
             if windows is not None:
@@ -296,8 +296,11 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
         self.network_step(loss)
         return self.step_output(loss, {name: value for name, (_, value) in terms.items()})
 
-    def network_arguments(self, data: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
-        """What the network is told in training beside the images."""
+    def network_arguments(self, data: torch.Tensor, target: Any) -> dict[str, Any]:
+        """What the network is told in training beside the images; ``target`` as the loader gives it, on the host."""
+        if isinstance(target, list):  # the distance maps follow
+            target = target[0]
+        # Found on the host: there is nothing to wait for.
         truth = None if self.boxes_are_predicted else self._foreground(target)
         return {"truth": truth, "apart": self.apart}
 
@@ -402,7 +405,7 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
         super().on_train_epoch_start()
         self.slice_network.set_guided(self.is_guided)
 
-    def network_arguments(self, data: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+    def network_arguments(self, data: torch.Tensor, target: Any) -> dict[str, Any]:
         """With the random numbers by which some of the pixels are chosen."""
         noise = None
         if self.is_guided:
@@ -455,11 +458,11 @@ class nnUNetTrainerMLNNoCoarse(nnUNetTrainerMLN):
         """The fine network alone."""
         return SliceNetwork(cls.build_fine_network(unit_colours(channels), heads, options), options.slices_at_once)
 
-    def network_arguments(self, data: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+    def network_arguments(self, data: torch.Tensor, target: Any) -> dict[str, Any]:
         """Nothing of boxes."""
         return {"noise": super().network_arguments(data, target)["noise"]}
 
 
-def _in_windows(maps: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+def _in_windows(maps: torch.Tensor, windows: Windows) -> torch.Tensor:
     """Maps (B, channels, *spatial) in the windows (N, 4) of their slices."""
     return patches_of(crop(slices_of(maps), windows), maps.shape[0], maps.ndim == 5)

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -88,7 +89,7 @@ def test_gradient_passes_through_the_saliency_and_not_through_the_box():
     network.saliency = Ones(3)
     network.zero_grad()
     maps = network(x)
-    assert not maps["windows"].requires_grad
+    assert isinstance(maps["windows"], np.ndarray)  # of the host: nothing else is fetched
     maps["region"].square().mean().backward()
     assert all(p.grad is None for p in network.coarse.parameters())
 
