@@ -10,10 +10,12 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.losses.prior import DualVariables
+from nnunet_ext.networks.coarse_to_fine import CoarseToFineNetwork
 from nnunet_ext.networks.dual import DualNetwork
 from nnunet_ext.networks.vgg19_unet import VGG19UNet
 from nnunet_ext.plugin.registry import TRAINERS
 from nnunet_ext.trainers import cascaded, multi_level, pann, sdnet
+from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerMLN
 from nnunet_ext.training import adversarial
 from nnunet_ext.training.deep_supervision import trained_outputs
 from nnunet_ext.training.teacher import Teacher
@@ -23,8 +25,6 @@ from tests.training.simulated_cuda import DEVICE, Simulation, simulated_cuda
 
 STOCK = "nnUNetTrainer"
 ONLY_2D = {"nnUNetTrainerCascadedVGG19", "nnUNetTrainerCascadedVGG19GAN"}
-# They read the windows of their fine network from the device, and these have no values here.
-READS_VALUES = {name for name, entry in TRAINERS.items() if entry.module == "nnunet_ext.trainers.coarse_to_fine"}
 # One trainer of each family in all settings, the others in one of each dimension.
 IN_ALL_SETTINGS = (STOCK, "nnUNetTrainerRefinedGAN", "nnUNetTrainerMLL", "nnUNetTrainerPaNN", "nnUNetTrainerSDNet")
 ALL_SETTINGS: dict[str, dict[str, Any]] = {**SETTINGS, "no deep supervision": {"enable_deep_supervision": False}}
@@ -32,7 +32,7 @@ CASES = [
     (name, setting)
     for name in (STOCK, *TRAINERS)
     for setting in (ALL_SETTINGS if name in IN_ALL_SETTINGS else ["3d", "2d"])
-    if (setting == "2d" or name not in ONLY_2D) and name not in READS_VALUES
+    if (setting == "2d" or name not in ONLY_2D)
 ] + [
     ("nnUNetTrainerAuxiliaryGAN", "no deep supervision"),
     ("nnUNetTrainerCascadedGAN", "regions with ignore label"),
@@ -64,6 +64,8 @@ def ready(simulation: Simulation, dataset: Dataset, name: str, setting: str) -> 
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     trainer.current_epoch = trainer.num_epochs - 1
     trainer.network.train()
+    if isinstance(trainer, nnUNetTrainerMLN):
+        trainer.slice_network.set_guided(True)
     if partly:
         trainer._teacher = Teacher(trainer.network)
         classes = trainer.label_manager.num_segmentation_heads
@@ -116,7 +118,9 @@ def test_a_step_stays_on_the_device(dataset: Dataset, monkeypatch: pytest.Monkey
 
         assert set(simulation.dtypes) == {torch.float32}
         # As in stock, which is one of the cases: the loss is fetched, the scaler asks whether gradients are finite.
-        assert simulation.waits.found == waits(trainer, calls, fetch=1, scaler=1)
+        # Boxes that the coarse network predicts are fetched once.
+        boxes = isinstance(trainer.network, CoarseToFineNetwork)
+        assert simulation.waits.found == waits(trainer, calls, fetch=1 + boxes, scaler=1)
         assert_gradients(simulation, trainer)
 
         simulation.start_counting()
@@ -125,8 +129,19 @@ def test_a_step_stays_on_the_device(dataset: Dataset, monkeypatch: pytest.Monkey
         with torch.no_grad():
             result = trainer.validation_step(simulation.fake(random_batch(trainer)))
         assert {"loss", "tp_hard", "fp_hard", "fn_hard"} <= {*result}
-        # the loss, and three counts
-        assert simulation.waits.found == waits(trainer, calls, fetch=4, scaler=0)
+        # the loss, and three counts; the boxes of a round, and whether it is the last one, which here it never is
+        rounds = trainer.network.max_rounds if boxes else 0
+        assert simulation.waits.found == waits(trainer, calls, fetch=4 + 2 * rounds, scaler=0)
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerCoarseToFine", "nnUNetTrainerMLN"])
+def test_boxes_of_the_truth_are_found_on_the_host(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with simulated_cuda(monkeypatch) as simulation:
+        trainer, batch = ready(simulation, dataset, name, "3d")
+        trainer.current_epoch = 0
+        simulation.start_counting()
+        trainer.train_step(batch)
+        assert simulation.waits.found == {"fetch": 1, "aten._local_scalar_dense": 1}
 
 
 def count_calls(trainer: Any) -> list[None]:
