@@ -55,6 +55,9 @@ def remarks(results: Results) -> list[str]:
         spans = {arm: _span(own) for arm, own in values.dropna().groupby(level=0, sort=False)}
         if len(set(spans.values())) > 1:
             found.append(f"Arms differ in {words}: {', '.join(f'{arm} {span}' for arm, span in spans.items())}.")
+    scored = set(results.values["metric"])
+    if scored and (absent := [name for name in results.specification.metrics if name not in scored]):
+        found.append(f"Asked for but not scored: {', '.join(absent)}.")
     declared = [arm.name for arm in results.specification.arms if arm.may_differ]
     if declared:
         found.append(f"Plans or options of their own: {', '.join(declared)}.")

@@ -92,3 +92,9 @@ def test_other_devices_and_lengths_are_remarked(tmp_path):
         "Cells were trained under different devices, so costs are given for each device: NVIDIA H100, cpu.",
         "Arms differ in epochs: stock 6, MLL 9.",
     ]
+
+
+def test_a_metric_that_was_not_scored_is_remarked(tmp_path):
+    write_specification(tmp_path, metrics=["Dice", "HD95"])
+    write(tmp_path)
+    assert remarks(collect(tmp_path)) == ["Asked for but not scored: HD95."]
