@@ -128,7 +128,7 @@ class Results:
             UserError: If a file is absent or cannot be read.
         """
         try:
-            tables = {name: _read_table(files[f"{name}.csv"], types) for name, types in _TABLES.items()}
+            tables = {name: _typed(_read_table(files[f"{name}.csv"], types), types) for name, types in _TABLES.items()}
             content, environment, notes = (
                 json.loads(files[name]) for name in (SPECIFICATION, ENVIRONMENT, "notes.json")
             )
@@ -275,7 +275,7 @@ def _read_table(text: str, types: Mapping[str, str]) -> pd.DataFrame:
     )
     if absent := [name for name in types if name not in frame]:
         raise ValueError(f"no column {absent[0]}")
-    return _typed(frame[list(types)], types)
+    return frame[list(types)]
 
 
 def _typed(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
