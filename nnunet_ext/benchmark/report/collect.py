@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ class Results:
     attempts: pd.DataFrame
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def specification(self) -> Specification:
         """What was asked."""
         return Specification.from_dict(self.content, self.cells["dataset"].unique())

@@ -34,6 +34,12 @@ MARKERS = "os^DvPX*"
 _SMOOTHED_FROM = 50  # epochs beyond which curves are smoothed as nnU-Net smooths its pseudo Dice
 _POINTS = 200  # of a curve
 _LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+_Place = Literal["above", "below", "beside"]
+_PLACES: dict[_Place, Literal["outside upper center", "outside lower center", "outside right upper"]] = {
+    "above": "outside upper center",
+    "below": "outside lower center",
+    "beside": "outside right upper",
+}
 _RED = "#be123c"
 _LEGEND_WIDTH = 92  # characters of a line of the legend of a wide figure
 
@@ -151,9 +157,9 @@ def class_dots(scores: Sequence[Score], names: Sequence[str]) -> Drawing | None:
                 y[known], (means - stds)[known], (means + stds)[known], color=colour(number), alpha=0.45, linewidth=1.4
             )
             axes.plot(means, y, linestyle="none", marker=marker(number), color=colour(number), markersize=4.2)
-        _class_axis(axes, labels)
+        _class_axis(figure, axes, labels)
         axes.set_xlabel(f"{described.title} ({described.shown_unit}) {described.arrow}")
-        _legend(figure, names, arms)
+        _legend(figure, names, arms, place="above")
         return _drawing(
             figure,
             f"classes-{first.metric}-{first.setting.file_name}",
@@ -180,19 +186,19 @@ def class_differences(differences: Sequence[Difference], names: Sequence[str]) -
         axes.axvline(0, color=MUTED, linewidth=0.9)
         for place, number in enumerate(arms):
             own = {d.label: d for d in differences if d.arm == names[number]}
-            for row, y in zip((own[label] for label in labels), _dodged(len(labels), place, len(arms)), strict=True):
-                if not np.isfinite(row.difference):
-                    continue
-                low, mean, high = (v * described.shown_factor for v in (row.low, row.difference, row.high))
-                if np.isfinite([low, high]).all():
-                    axes.hlines(y, low, high, color=colour(number), linewidth=1.6)
-                fill = colour(number) if row.p_holm < 0.05 else "white"
-                axes.plot(
-                    mean, y, marker=marker(number), color=colour(number), markersize=4.6, markerfacecolor=fill, zorder=4
-                )
-        _class_axis(axes, labels)
+            rows = [own[label] for label in labels]
+            table = np.array([(d.low, d.difference, d.high) for d in rows]) * described.shown_factor
+            table[~np.isfinite(table)] = np.nan
+            y = _dodged(len(labels), place, len(arms))
+            known = ~np.isnan(table).any(axis=1)
+            axes.hlines(y[known], table[known, 0], table[known, 2], color=colour(number), linewidth=1.6)
+            significant = np.array([d.p_holm < 0.05 for d in rows])
+            for chosen, fill in ((significant, colour(number)), (~significant, "white")):
+                points: dict[str, Any] = {"linestyle": "none", "markersize": 4.6, "zorder": 4, "markerfacecolor": fill}
+                axes.plot(table[chosen, 1], y[chosen], marker=marker(number), color=colour(number), **points)
+        _class_axis(figure, axes, labels)
         axes.set_xlabel(_difference_head(first))
-        _legend(figure, names, arms)
+        _legend(figure, names, arms, place="above")
         return _drawing(
             figure,
             f"class-differences-{first.metric}-{first.setting.file_name}",
@@ -213,7 +219,7 @@ def case_dots(differences: Sequence[Difference], names: Sequence[str]) -> Drawin
     tips: list[str] = []
     identifier = f"cases-{first.metric}-{first.setting.file_name}"
     with style():
-        figure = Figure(figsize=(7.2, 1.0 + 0.62 * len(drawn)), layout="constrained")
+        figure = Figure(figsize=(6.5, 1.0 + 0.62 * len(drawn)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=MUTED, linewidth=0.9)
         low, high = axis_limits([*values, np.zeros(1)])
@@ -265,7 +271,7 @@ def cost_and_gain(costs: Sequence[Cost], differences: Sequence[Difference], name
     first = drawn[0]
     described = metric(first.metric)
     with style():
-        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        figure = Figure(figsize=(6.5, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.axhline(0, color=MUTED, linewidth=0.9)
         axes.plot(1, 0, marker=marker(0), color=colour(0), markersize=7, linestyle="none", zorder=4)
@@ -279,7 +285,7 @@ def cost_and_gain(costs: Sequence[Cost], differences: Sequence[Difference], name
         axes.set_ylabel(_difference_head(first, 40))
         axes.margins(0.1)
         _dress(axes, "both")
-        _legend(figure, names, [0, *(names.index(d.arm) for d in drawn)], beside=True)
+        _legend(figure, names, [0, *(names.index(d.arm) for d in drawn)], place="beside")
         return _drawing(
             figure,
             f"cost-{first.metric}-{first.setting.file_name}",
@@ -353,9 +359,11 @@ def _dodged(rows: int, place: int, places: int) -> np.ndarray:
     return np.arange(rows) + (place - (places - 1) / 2) * 0.78 / places
 
 
-def _class_axis(axes: Axes, labels: Sequence[str | None]) -> None:
+def _class_axis(figure: Figure, axes: Axes, labels: Sequence[str | None]) -> None:
     axes.set_yticks(range(len(labels)), [_wrapped(class_name(label), 34) for label in labels])
     axes.set_ylim(len(labels) - 0.45, -0.55)
+    if figure.get_figheight() > 7:  # no screen shows both ends of it
+        axes.tick_params(axis="x", labelplace="above")
     for row in range(1, len(labels)):
         axes.axhline(row - 0.5, color=GRID, linewidth=0.8, zorder=0)
     _dress(axes, "x")
@@ -379,7 +387,7 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def _legend(
-    figure: Figure, names: Sequence[str], drawn: Sequence[int], lines: bool = False, beside: bool = False
+    figure: Figure, names: Sequence[str], drawn: Sequence[int], place: _Place = "below", lines: bool = False
 ) -> None:
     handles = [
         Line2D(
@@ -390,17 +398,16 @@ def _legend(
             linestyle=_line(number) if lines else "none",
             linewidth=2,
             markersize=5.5,
-            label=_wrapped(names[number], 24 if beside else 40),
+            label=_wrapped(names[number], 24 if place == "beside" else 40),
         )
         for number in drawn
     ]
-    if beside:
-        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8.5)
-        return
-    width = _LEGEND_WIDTH if figure.get_figwidth() > 8 else 58
-    longest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
-    columns = max(1, min(len(handles), width // (longest + 6)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
+    columns = 1
+    if place != "beside":
+        width = _LEGEND_WIDTH if figure.get_figwidth() > 8 else 58
+        longest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
+        columns = max(1, min(len(handles), width // (longest + 6)))
+    figure.legend(handles=handles, loc=_PLACES[place], ncols=columns, frameon=False, fontsize=8.5)
 
 
 def _dress(axes: Axes, grid: Any) -> None:

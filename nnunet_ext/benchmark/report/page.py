@@ -47,6 +47,7 @@ class Section:
     """What is known of one setting."""
 
     setting: Setting
+    title: str
     scores: list[Score]
     differences: list[Difference]
     spreads: list[Spread]
@@ -60,7 +61,7 @@ class Section:
     @property
     def sentences(self) -> list[str]:
         """What the dataset can tell, a sentence per metric."""
-        return [spread_sentence(one) for one in self.spreads]
+        return [spread_sentence(one, self.title) for one in self.spreads]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def report_files(results: Results) -> dict[str, str]:
     tables = [*chain.from_iterable((*s.main, *s.more) for s in filled), *chain.from_iterable(r.tables for r in ranks)]
     spreads = [one for s in filled for one in s.spreads]
     if spreads:
-        tables.append(spread_table(spreads))
+        tables.append(spread_table(spreads, specification))
     tables += [s.published for s in filled if s.published]
     cost_tables = [s.cost for s in sections if s.cost]
     page = (
@@ -108,7 +109,7 @@ def report_files(results: Results) -> dict[str, str]:
             summary_head=column_head(metric(specification.metrics[0])),
             matrix=_matrix(results),
             sections=filled,
-            spread=spread_table(spreads) if spreads else None,
+            spread=spread_table(spreads, specification) if spreads else None,
             ranks=ranks,
             resamples=RESAMPLES,
             cost_tables=cost_tables,
@@ -161,21 +162,22 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
     spreads = [spread(results, setting, name) for name in scored]
     # A test set is no training of its own: what that cost stands with the final validation.
     own_costs = [] if setting.test_set else [c for c in all_costs if c.setting == setting]
+    title = specification.title(setting)
     label = overall(s.label for s in own_scores)
     several = len({s.label for s in own_scores}) > 1
     main: list[Table] = []
     more: list[Table] = []
     drawings: list[Drawing | None] = []
     if own_scores:
-        main.append(score_table(own_scores, specification, setting, scored))
+        main.append(score_table(own_scores, specification, title, scored))
         if own_differences:
-            main.append(difference_table(own_differences, setting, scored))
+            main.append(difference_table(own_differences, title, scored))
         for name in scored if several else []:
-            more.append(class_table(own_scores, specification, setting, name))
+            more.append(class_table(own_scores, specification, title, name))
             if own_differences:
-                more.append(class_difference_table(own_differences, setting, name))
+                more.append(class_difference_table(own_differences, title, name))
         if any(s.undefined for s in own_scores if s.label is not None):
-            more.append(undefined_table(own_scores, setting))
+            more.append(undefined_table(own_scores, title))
     with_curves = None if setting.test_set else figures.learning_curves(results, setting)
     drawings.append(with_curves)
     for i, name in enumerate(scored):
@@ -189,14 +191,15 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
             drawings.append(figures.class_differences(here, names))
     return Section(
         setting,
+        title,
         own_scores,
         own_differences,
         spreads,
         own_costs,
         main,
         more,
-        published_table(own_scores, specification.published, specification, setting) if own_scores else None,
-        cost_table(own_costs, setting, specification.reference) if own_costs else None,
+        published_table(own_scores, specification.published, specification, title, setting.dataset),
+        cost_table(own_costs, title, specification.reference) if own_costs else None,
         [d for d in drawings if d is not None],
     )
 
@@ -238,7 +241,8 @@ def _unfinished(results: Results, filled: Sequence[Section]) -> list[str]:
     reference = results.specification.reference
     if filled and not any(s.arm == reference for section in filled for s in section.scores):
         notes.append(f"The reference arm {reference} has no finished cell yet, so nothing can be compared with it.")
-    empty = [s.title for s in results.settings if s not in {f.setting for f in filled}]
+    title = results.specification.title
+    empty = [title(s) for s in results.settings if s not in {f.setting for f in filled}]
     if empty and filled:
         notes.append(f"Nothing finished yet: {'; '.join(empty)}.")
     return notes
@@ -282,5 +286,5 @@ def _matrix(results: Results) -> list[tuple[str, list[tuple[str, list[tuple[str,
                 )
             ]
             rows.append((arm, marks))
-        found.append((setting.title, rows))
+        found.append((results.specification.title(setting), rows))
     return found

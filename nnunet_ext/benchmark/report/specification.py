@@ -35,12 +35,6 @@ class Setting(NamedTuple):
         return self._replace(test_set="")
 
     @property
-    def title(self) -> str:
-        """For readers."""
-        parts = [self.dataset, self.configuration, self.plans]
-        return " · ".join([*parts, f"test set {self.test_set}"] if self.test_set else parts)
-
-    @property
     def file_name(self) -> str:
         """For names of files and elements of a page."""
         return re.sub(r"[^A-Za-z0-9-]+", "_", "-".join(part for part in self if part))
@@ -116,6 +110,14 @@ class Specification:
     def settings(self) -> list[Setting]:
         """What is trained, without test sets."""
         return [Setting(*parts) for parts in product(self.datasets, self.configurations, self.plans)]
+
+    def title(self, setting: Setting) -> str:
+        """A setting for readers: the dataset, and what else the matrix has several of."""
+        parts = [setting.dataset]
+        parts += [setting.configuration] if len(self.configurations) > 1 else []
+        parts += [setting.plans] if len(self.plans) > 1 else []
+        parts += [f"test set {setting.test_set}"] if setting.test_set else []
+        return " · ".join(parts)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], known_datasets: Iterable[str] = ()) -> Specification:

@@ -27,7 +27,7 @@ def overall(labels: Iterable[str | None]) -> str | None:
     return None if None in known or not known else known[0]
 
 
-def score_table(scores: Sequence[Score], specification: Specification, setting: Setting, names: Sequence[str]) -> Table:
+def score_table(scores: Sequence[Score], specification: Specification, title: str, names: Sequence[str]) -> Table:
     """One setting: arms as rows, metrics of the mean over classes (or the only class) as columns.
 
     The best mean is bold only where every arm has finished the same cells: other means are not comparable.
@@ -43,11 +43,11 @@ def score_table(scores: Sequence[Score], specification: Specification, setting: 
         cells = max((s.cells for s in own if s), default=0)
         texts = [Cell(_mean_std(d, s), best=i in b) for d, s, b in zip(described, own, best, strict=True)]
         rows.append((Cell(arm), Cell(f"{cells}/{asked}"), *texts))
-    caption = f"{setting.title}: {class_name(label)}, {_std_words(scores)}"
+    caption = f"{title}: {class_name(label)}, {_std_words(scores)}"
     return Table(caption, ("Arm", "Cells", *(column_head(d) for d in described)), tuple(rows))
 
 
-def class_table(scores: Sequence[Score], specification: Specification, setting: Setting, name: str) -> Table:
+def class_table(scores: Sequence[Score], specification: Specification, title: str, name: str) -> Table:
     """One setting and metric: arms as rows, classes and their mean as columns."""
     described = metric(name)
     labels = list(dict.fromkeys(s.label for s in scores if s.metric == name))
@@ -61,7 +61,7 @@ def class_table(scores: Sequence[Score], specification: Specification, setting: 
             for label, b in zip(labels, best, strict=True)
         ]
         rows.append((Cell(arm), *cells))
-    caption = f"{setting.title}: {column_head(described)}, {_std_words(scores)}"
+    caption = f"{title}: {column_head(described)}, {_std_words(scores)}"
     return Table(caption, ("Arm", *map(class_name, labels)), tuple(rows))
 
 
@@ -89,7 +89,7 @@ def _best(scores: Sequence[Score | None], described: Metric, specification: Spec
     return set(np.flatnonzero(losses == np.nanmin(losses)).tolist())
 
 
-def difference_table(differences: Sequence[Difference], setting: Setting, names: Sequence[str]) -> Table:
+def difference_table(differences: Sequence[Difference], title: str, names: Sequence[str]) -> Table:
     """One setting: arms as rows, paired differences of the mean over classes (or the only class) as columns."""
     label = overall(d.label for d in differences)
     main = [d for d in differences if d.label == label]
@@ -105,11 +105,11 @@ def difference_table(differences: Sequence[Difference], setting: Setting, names:
         rows.append(tuple(cells))
     heads = [head for name in names for head in (column_head(metric(name)), "p (Holm)")]
     reference = main[0].reference if main else ""
-    caption = f"{setting.title}: {class_name(label)}, paired difference to {reference} with 95 % interval"
+    caption = f"{title}: {class_name(label)}, paired difference to {reference} with 95 % interval"
     return Table(caption, ("Arm", "Cases", "Pairs", "Not paired", *heads), tuple(rows))
 
 
-def class_difference_table(differences: Sequence[Difference], setting: Setting, name: str) -> Table:
+def class_difference_table(differences: Sequence[Difference], title: str, name: str) -> Table:
     """One setting and metric: arms as rows, paired differences of classes as columns; bold where p (Holm) < 0.05."""
     described = metric(name)
     own = [d for d in differences if d.metric == name]
@@ -124,7 +124,7 @@ def class_difference_table(differences: Sequence[Difference], setting: Setting, 
     )
     reference = own[0].reference if own else ""
     caption = (
-        f"{setting.title}: {column_head(described)}, paired difference to {reference} with 95 % interval, "
+        f"{title}: {column_head(described)}, paired difference to {reference} with 95 % interval, "
         "bold where p < 0.05 after Holm's correction"
     )
     return Table(caption, ("Arm", *map(class_name, labels)), rows)
@@ -140,7 +140,7 @@ def interval(one: Difference) -> str:
     return f"{sign}{text} [{shown(described, one.low)}, {shown(described, one.high)}]"
 
 
-def undefined_table(scores: Sequence[Score], setting: Setting) -> Table:
+def undefined_table(scores: Sequence[Score], title: str) -> Table:
     """How many values of each class are scored and how many are not defined, summed over cells, by arm and metric."""
     plain = [s for s in scores if s.label is not None]
     labels = list(dict.fromkeys(s.label for s in plain))
@@ -150,11 +150,11 @@ def undefined_table(scores: Sequence[Score], setting: Setting) -> Table:
         own = [found[arm, name, label] for label in labels]
         texts = [f"{s.values - s.undefined}" + (f" + {s.undefined}" if s.undefined else "") for s in own]
         rows.append((Cell(f"{arm}, {metric(name).title}"), *map(Cell, texts)))
-    caption = f"{setting.title}: values scored + not defined (class in neither label map)"
+    caption = f"{title}: values scored + not defined (class in neither label map)"
     return Table(caption, ("Arm, metric", *map(class_name, labels)), tuple(rows))
 
 
-def spread_table(spreads: Sequence[Spread]) -> Table:
+def spread_table(spreads: Sequence[Spread], specification: Specification) -> Table:
     """Spread between arms against spread within an arm, a row per setting and metric."""
     rows = []
     for one in spreads:
@@ -162,7 +162,7 @@ def spread_table(spreads: Sequence[Spread]) -> Table:
         values = [shown(described, v, 3) for v in (one.between, one.over_folds, one.over_seeds, one.within)]
         rows.append(
             (
-                Cell(f"{one.setting.title}, {described.title} ({described.shown_unit})"),
+                Cell(f"{specification.title(one.setting)}, {described.title} ({described.shown_unit})"),
                 Cell(str(len(one.arms))),
                 Cell(str(one.cells)),
                 *map(Cell, values),
@@ -176,24 +176,24 @@ def spread_table(spreads: Sequence[Spread]) -> Table:
     return Table(caption, (*head, "Tells arms apart"), tuple(rows))
 
 
-def spread_sentence(one: Spread) -> str:
+def spread_sentence(one: Spread, title: str) -> str:
     """What the dataset can tell, in words."""
     described = metric(one.metric)
-    where = f"{one.setting.title}, {described.title}"
+    where = f"{title}, {described.title}"
     if one.tells_apart is None:
         if len(one.arms) < 2:
             return f"{where}: fewer than two arms are finished, so there is nothing to tell apart."
         if not one.cells:
             return f"{where}: the arms have no finished cell in common yet."
-        return f"{where}: one training of each arm cannot say whether they differ; add seeds or folds."
+        return f"{where}: too little to say whether another training would give the same order; add seeds or folds."
     unit = described.shown_unit
-    by = "over seeds" if one.by == "seeds" else "what folds and arms do not explain"
-    numbers = (
-        f"spread between arms {shown(described, one.between)} {unit}, "
-        f"within an arm {shown(described, one.within)} {unit} ({by}), F {number(one.f)}, p {_equals(one.p)}"
+    by = "over seeds" if one.by == "seeds" else "what arms and folds leave unexplained"
+    verdict = "tells these arms apart" if one.tells_apart else "does not tell these arms apart"
+    return (
+        f"{where}: {verdict} with {one.cells} trainings of each; spread between arms "
+        f"{shown(described, one.between)} {unit}, within an arm {shown(described, one.within)} {unit} ({by}), "
+        f"F {number(one.f)}, p {_equals(one.p)}."
     )
-    verdict = "tells these arms apart" if one.tells_apart else "cannot tell these arms apart"
-    return f"{where}: {verdict}: {numbers}."
 
 
 def _equals(p: float) -> str:
@@ -229,7 +229,7 @@ def agreement_table(taus: dict[tuple[str, str], float], group: str) -> Table:
     return Table(f"{group}: Kendall's tau between the rankings of two datasets", ("Datasets", "tau"), rows)
 
 
-def cost_table(costs: Sequence[Cost], setting: Setting, reference: str) -> Table:
+def cost_table(costs: Sequence[Cost], title: str, reference: str) -> Table:
     """Cost of the arms of one setting; the device is named where there are several, GPU columns where there is one."""
     named = devices_differ(costs)
     on_gpu = any(c.gpu_hours or c.peak_allocated_bytes or c.peak_reserved_bytes for c in costs)
@@ -247,7 +247,7 @@ def cost_table(costs: Sequence[Cost], setting: Setting, reference: str) -> Table
         texts += [_gib(c.peak_rss_bytes), "–" if c.parameters is None else number(c.parameters / 1e6)]
         texts += [number(c.inference_seconds), number(c.ratio_inference)]
         rows.append(tuple(map(Cell, texts)))
-    return Table(f"{setting.title}: cost of all cells of an arm, memory as the highest peak", tuple(head), tuple(rows))
+    return Table(f"{title}: cost of all cells of an arm, memory as the highest peak", tuple(head), tuple(rows))
 
 
 def _gib(value: int | None) -> str:
@@ -255,14 +255,14 @@ def _gib(value: int | None) -> str:
 
 
 def published_table(
-    scores: Sequence[Score], published: Sequence[Published], specification: Specification, setting: Setting
+    scores: Sequence[Score], published: Sequence[Published], specification: Specification, title: str, dataset: str
 ) -> Table | None:
     """Printed numbers beside ours; ``None`` where none belongs here."""
     found = {(s.arm, s.label, s.metric): s for s in scores}
     only = overall(s.label for s in scores)
     rows = []
     for entry in published:
-        if entry.dataset not in {None, setting.dataset}:
+        if entry.dataset not in {None, dataset}:
             continue
         described = metric(entry.metric)
         own = found.get((entry.arm, only if entry.label is None else entry.label, entry.metric))
@@ -282,7 +282,7 @@ def published_table(
     if not rows:
         return None
     head = ("Arm", "Class", "Metric", "Printed", "Here", "Cells", "Printed in")
-    return Table(f"{setting.title}: printed numbers beside ours", head, tuple(rows))
+    return Table(f"{title}: printed numbers beside ours", head, tuple(rows))
 
 
 def as_frame(rows: Sequence[Any], kind: type) -> pd.DataFrame:
