@@ -160,11 +160,13 @@ def class_dots(scores: Sequence[Score], names: Sequence[str]) -> Drawing | None:
         _class_axis(figure, axes, labels)
         axes.set_xlabel(f"{described.title} ({described.shown_unit}) {described.arrow}")
         _legend(figure, names, arms, place="above")
+        infinite = [f"{s.arm}, {class_name(s.label)}" for s in scores if np.isinf(s.mean)]
         return _drawing(
             figure,
             f"classes-{first.metric}-{first.setting.file_name}",
             f"{described.title} by class",
-            "Mean over folds, line: ± std over folds (over seeds where there is one fold).",
+            "Mean over folds, line: ± std over folds (over seeds where there is one fold)."
+            + (f" Infinite, so not drawn: {'; '.join(infinite)}." if infinite else ""),
             wide=len(labels) * len(arms) > 16,
         )
 
@@ -199,11 +201,13 @@ def class_differences(differences: Sequence[Difference], names: Sequence[str]) -
         _class_axis(figure, axes, labels)
         axes.set_xlabel(_difference_head(first))
         _legend(figure, names, arms, place="above")
+        infinite = [f"{d.arm}, {class_name(d.label)}" for d in differences if d.cases and not np.isfinite(d.difference)]
         return _drawing(
             figure,
             f"class-differences-{first.metric}-{first.setting.file_name}",
             f"{described.title}: differences by class",
-            f"Arm − {first.reference}, mean over cases with 95 % interval; filled where p (Holm) < 0.05.",
+            f"Arm − {first.reference}, mean over cases with 95 % interval; filled where p (Holm) < 0.05."
+            + (f" Not finite, so not drawn: {'; '.join(infinite)}." if infinite else ""),
             wide=len(labels) * len(arms) > 16,
         )
 
@@ -219,7 +223,7 @@ def case_dots(differences: Sequence[Difference], names: Sequence[str]) -> Drawin
     tips: list[str] = []
     identifier = f"cases-{first.metric}-{first.setting.file_name}"
     with style():
-        figure = Figure(figsize=(6.5, 1.0 + 0.62 * len(drawn)), layout="constrained")
+        figure = Figure(figsize=(5.8, 1.0 + 0.62 * len(drawn)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=MUTED, linewidth=0.9)
         low, high = axis_limits([*values, np.zeros(1)])
@@ -271,7 +275,7 @@ def cost_and_gain(costs: Sequence[Cost], differences: Sequence[Difference], name
     first = drawn[0]
     described = metric(first.metric)
     with style():
-        figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+        figure = Figure(figsize=(5.8, 3.5), layout="constrained")
         axes = figure.add_subplot()
         axes.axhline(0, color=MUTED, linewidth=0.9)
         axes.plot(1, 0, marker=marker(0), color=colour(0), markersize=7, linestyle="none", zorder=4)
@@ -290,7 +294,7 @@ def cost_and_gain(costs: Sequence[Cost], differences: Sequence[Difference], name
             figure,
             f"cost-{first.metric}-{first.setting.file_name}",
             f"{described.title}: cost beside gain",
-            "Paired difference with its 95 % interval, against the time of a training epoch on the same device.",
+            "Paired difference with its 95 % interval, against the time of an epoch on the same device.",
         )
 
 
@@ -351,7 +355,7 @@ def _place(table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
 
 def _rows_figure(rows: int, arms: int) -> tuple[Figure, Axes]:
     height = 1.1 + 0.08 * arms + rows * (0.16 + 0.075 * arms)
-    figure = Figure(figsize=(9.5 if rows * arms > 16 else 6.4, height), layout="constrained")
+    figure = Figure(figsize=(9.5 if rows * arms > 16 else 5.8, height), layout="constrained")
     return figure, figure.add_subplot()
 
 

@@ -15,7 +15,7 @@ from nnunet_ext.benchmark.report.collect import Results
 from nnunet_ext.benchmark.report.costs import Cost, Trouble, costs, troubles
 from nnunet_ext.benchmark.report.figures import Drawing, colour
 from nnunet_ext.benchmark.report.guard import refuse_unfair, remarks
-from nnunet_ext.benchmark.report.ranks import RESAMPLES, Ranking, agreement, rankings
+from nnunet_ext.benchmark.report.ranks import RESAMPLES, Ranking, agreement, losses, rankings
 from nnunet_ext.benchmark.report.scores import Difference, Score, Spread, differences, scores, spread
 from nnunet_ext.benchmark.report.specification import Setting
 from nnunet_ext.benchmark.report.tables import (
@@ -198,7 +198,7 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
         own_costs,
         main,
         more,
-        published_table(own_scores, specification.published, specification, title, setting.dataset),
+        published_table(own_scores, specification.published, specification, setting),
         cost_table(own_costs, title, specification.reference) if own_costs else None,
         [d for d in drawings if d is not None],
     )
@@ -239,8 +239,13 @@ def _unfinished(results: Results, filled: Sequence[Section]) -> list[str]:
             "differences and ranks only over cases that the arms have in common."
         )
     reference = results.specification.reference
-    if filled and not any(s.arm == reference for section in filled for s in section.scores):
-        notes.append(f"The reference arm {reference} has no finished cell yet, so nothing can be compared with it.")
+    alone = [section.title for section in filled if all(s.arm != reference for s in section.scores)]
+    if alone:
+        notes.append(f"The reference arm {reference} has no finished cell, so nothing is compared: {'; '.join(alone)}.")
+    first = results.specification.metrics[0]
+    common = {s.title: losses(results, s.setting, first) for s in filled if not s.setting.test_set}
+    if unranked := [name for name, lost in common.items() if lost.shape[1] > 1 and lost.empty]:
+        notes.append(f"Not ranked, as no case has been scored by all arms that have begun: {'; '.join(unranked)}.")
     title = results.specification.title
     empty = [title(s) for s in results.settings if s not in {f.setting for f in filled}]
     if empty and filled:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,7 @@ def spread_sentence(one: Spread, title: str) -> str:
         if len(one.arms) < 2:
             return f"{where}: fewer than two arms are finished, so there is nothing to tell apart."
         if not one.cells:
-            return f"{where}: the arms have no finished cell in common yet."
+            return f"{where}: no fold and seed has been finished by all arms yet."
         return f"{where}: too little to say whether another training would give the same order; add seeds or folds."
     unit = described.shown_unit
     by = "over seeds" if one.by == "seeds" else "what arms and folds leave unexplained"
@@ -219,14 +220,20 @@ def rank_table(rankings: Sequence[Ranking], names: Sequence[str], group: str) ->
     stable = [f"{number(r.tau)} [{number(r.tau_low)}, {number(r.tau_high)}]" for r in rankings]
     rows.append((Cell("Kendall's tau of resamples"), *map(Cell, stable)))
     described = metric(rankings[0].metric)
-    caption = f"{group}: rank by {described.title}, share of the resamples in which an arm is first"
+    caption = f"{_prefix(group)}rank by {described.title}, share of the resamples in which an arm is first"
     return Table(caption, ("Arm", *(r.title for r in rankings)), tuple(rows))
 
 
-def agreement_table(taus: dict[tuple[str, str], float], group: str) -> Table:
+def agreement_table(taus: Mapping[tuple[str, str], float], group: str) -> Table:
     """Kendall's tau between the rankings of each pair of datasets."""
-    rows = tuple((Cell(f"{a}, {b}"), Cell(number(tau))) for (a, b), tau in taus.items())
-    return Table(f"{group}: Kendall's tau between the rankings of two datasets", ("Datasets", "tau"), rows)
+    datasets = list(dict.fromkeys(chain.from_iterable(taus)))
+    both = {**taus, **{(b, a): tau for (a, b), tau in taus.items()}}
+    rows = tuple((Cell(a), *(Cell("") if a == b else Cell(number(both[a, b])) for b in datasets)) for a in datasets)
+    return Table(f"{_prefix(group)}Kendall's tau between the rankings of two datasets", ("Dataset", *datasets), rows)
+
+
+def _prefix(group: str) -> str:
+    return f"{group}: " if group else ""
 
 
 def cost_table(costs: Sequence[Cost], title: str, reference: str) -> Table:
@@ -255,14 +262,18 @@ def _gib(value: int | None) -> str:
 
 
 def published_table(
-    scores: Sequence[Score], published: Sequence[Published], specification: Specification, title: str, dataset: str
+    scores: Sequence[Score], published: Sequence[Published], specification: Specification, setting: Setting
 ) -> Table | None:
-    """Printed numbers beside ours; ``None`` where none belongs here."""
+    """Printed numbers beside ours; ``None`` where none belongs here.
+
+    A number for a dataset stands with its final validation, one for the name of a test set with that.
+    """
     found = {(s.arm, s.label, s.metric): s for s in scores}
     only = overall(s.label for s in scores)
+    places = {setting.test_set} if setting.test_set else {None, setting.dataset}
     rows = []
     for entry in published:
-        if entry.dataset not in {None, dataset}:
+        if entry.dataset not in places:
             continue
         described = metric(entry.metric)
         own = found.get((entry.arm, only if entry.label is None else entry.label, entry.metric))
@@ -282,7 +293,7 @@ def published_table(
     if not rows:
         return None
     head = ("Arm", "Class", "Metric", "Printed", "Here", "Cells", "Printed in")
-    return Table(f"{title}: printed numbers beside ours", head, tuple(rows))
+    return Table(f"{specification.title(setting)}: printed numbers beside ours", head, tuple(rows))
 
 
 def as_frame(rows: Sequence[Any], kind: type) -> pd.DataFrame:
