@@ -124,7 +124,8 @@ def _made_with(contents: dict[str, bytes], path: Path) -> dict[str, str]:
         raise UserError(f"{path} is no bundle of a benchmark ({MADE_WITH} is absent or damaged)") from error
     if found != VERSION:
         raise UserError(
-            f"{path} was written by another version of the benchmark (bundle version {found}, here {VERSION})"
+            f"{path} was written by another version of the benchmark (bundle version {found}, this one reads "
+            f"{VERSION}); verify it with that version"
         )
     return content
 

@@ -240,8 +240,11 @@ def case_dots(differences: Sequence[Difference], names: Sequence[str]) -> Drawin
                 for case, value in zip(one.per_case.index, own.tolist(), strict=True)
             ]
             for beyond, edge, shape in ((own < low, low, "<"), (own > high, high, ">")):
-                axes.plot(np.full(beyond.sum(), edge), y[beyond], marker=shape, markersize=6, clip_on=False, **points)
-                outside += int(beyond.sum())
+                if beyond.any():
+                    axes.plot(
+                        np.full(beyond.sum(), edge), y[beyond], marker=shape, markersize=6, clip_on=False, **points
+                    )
+                    outside += int(beyond.sum())
             interval = np.array([one.low, one.high]) * described.shown_factor
             if np.isfinite(interval).all():
                 axes.hlines(row + 0.3, *np.clip(interval, low, high), color=colour(number), linewidth=2.2)
@@ -367,7 +370,7 @@ def _class_axis(figure: Figure, axes: Axes, labels: Sequence[str | None]) -> Non
     axes.set_yticks(range(len(labels)), [_wrapped(class_name(label), 34) for label in labels])
     axes.set_ylim(len(labels) - 0.45, -0.55)
     if figure.get_figheight() > 7:  # no screen shows both ends of it
-        axes.tick_params(axis="x", labelplace="above")
+        axes.tick_params(axis="x", labeltop=True)
     for row in range(1, len(labels)):
         axes.axhline(row - 0.5, color=GRID, linewidth=0.8, zorder=0)
     _dress(axes, "x")

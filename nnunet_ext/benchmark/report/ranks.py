@@ -120,7 +120,9 @@ def agreement(rankings: Sequence[Ranking]) -> dict[tuple[str, str], float]:
 
 
 def rankings(results: Results, name: str) -> Mapping[str, list[Ranking]]:
-    """Rankings by configuration and plans (no name where there is one): one for each dataset and, last, over datasets where there are several.
+    """Rankings by configuration and plans (no name where there is one of each).
+
+    One for each dataset and, last, over datasets where there are several.
 
     Datasets on which an arm that others have is not finished do not enter the ranking over datasets, which would
     otherwise be over different arms; they keep their own. Fewer than two arms rank nothing.
