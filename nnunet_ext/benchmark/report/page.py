@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import jinja2
 import pandas as pd
 
 from nnunet_ext import __version__
 from nnunet_ext.benchmark.report import figures
-from nnunet_ext.benchmark.report.collect import Results
+from nnunet_ext.benchmark.report.collect import Results, collect
 from nnunet_ext.benchmark.report.costs import Cost, Trouble, costs, troubles
 from nnunet_ext.benchmark.report.figures import Drawing, colour
 from nnunet_ext.benchmark.report.guard import refuse_unfair, remarks
@@ -35,6 +36,7 @@ from nnunet_ext.benchmark.report.tables import (
     spread_table,
     undefined_table,
 )
+from nnunet_ext.core.files import make_folder, write_together
 from nnunet_ext.evaluation.conventions import conventions_from
 from nnunet_ext.evaluation.metrics import metric
 from nnunet_ext.evaluation.tables import Table, column_head
@@ -135,6 +137,28 @@ def report_files(results: Results) -> dict[str, str]:
         "costs.tex": "\n".join(t.latex() for t in cost_tables),
         **{f"figures/{d.identifier}.svg": f"{_XML}{d.svg}\n" for d in drawings},
     }
+
+
+def write_report(work: Path, output: Path) -> Path:
+    """Write the report of what a work folder holds so far; gives the path of the page.
+
+    Args:
+        work: Work folder of ``nnunet-ext benchmark run``.
+        output: Folder for ``report.html``, tables and figures, made where needed. Figures of an earlier report that
+            this one lacks are removed.
+
+    Raises:
+        UserError: The folder holds no benchmark, a file of it is damaged, cells must not be compared, or the output
+            cannot be written.
+    """
+    files = report_files(collect(work))
+    figure_folder = output / "figures"
+    make_folder(figure_folder)
+    write_together(output, files)
+    for old in figure_folder.glob("*.svg"):
+        if f"figures/{old.name}" not in files:
+            old.unlink()
+    return output / PAGE
 
 
 _XML = '<?xml version="1.0" encoding="utf-8"?>\n'

@@ -187,6 +187,8 @@ def _arm(name: str, value: Any) -> Arm:
 def _published(entry: Mapping[str, Any], known: list[str]) -> Published:
     dataset = entry.get("dataset")
     label = entry.get("label")
+    if absent := [key for key in ("arm", "metric", "value") if key not in entry]:
+        raise UserError(f"a published number lacks {absent[0]!r} ({dict(entry)}); add it to the benchmark's file")
     return Published(
         dataset=None if dataset is None else _dataset(dataset, known),
         arm=str(entry["arm"]),

@@ -120,6 +120,8 @@ def test_an_arm_with_plans_of_its_own_stands_beside_the_others(tmp_path):
         (lambda work: (folder(work) / "metrics.csv").write_text("case,label\n"), "metrics.csv .*no column metric"),
         (lambda work: (folder(work) / "curves.csv").write_text("epoch\nx\n"), "cannot read .*curves.csv"),
         (lambda work: write_specification(work, metrics=["Dise"]), "unknown metric Dise"),
+        (lambda work: write_specification(work, published=[{"arm": "x"}]), "a published number lacks 'metric'"),
+        (lambda work: write_specification(work, arms={}), "names no arm"),
     ],
 )
 def test_a_damaged_work_folder_is_one_sentence(tmp_path, spoil, words):
