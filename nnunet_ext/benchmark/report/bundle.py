@@ -28,8 +28,8 @@ def write_bundle(work: Path, path: Path) -> None:
     """Write the evidence of a work folder as one zip file, the same bytes every time.
 
     ``data/`` holds the specification, the environment and a CSV file each of all cells, values, curves and attempts;
-    ``report/`` what :func:`~nnunet_ext.benchmark.report.page.write_report` writes; ``SHA256SUMS`` the checksums of both, in
-    the form of ``sha256sum``; ``made_with.json`` the versions that the report was made with.
+    ``report/`` what :func:`~nnunet_ext.benchmark.report.page.write_report` writes; ``SHA256SUMS`` the checksums of
+    both, in the form of ``sha256sum``; ``made_with.json`` the versions that the report was made with.
 
     Raises:
         UserError: As :func:`~nnunet_ext.benchmark.report.page.write_report`.
