@@ -111,9 +111,14 @@ class Results:
         tested = sorted({s for s in found if s.test_set}, key=lambda s: (trained.index(s.training), s.test_set))
         return trained + tested
 
+    def csv(self, name: str) -> str:
+        """One of the tables (``cells``, ``values``, ``curves``, ``attempts``) as text, numbers to the last digit."""
+        table: pd.DataFrame = getattr(self, name)
+        return table.to_csv(index=False, lineterminator="\n")
+
     def to_files(self) -> dict[str, str]:
         """The content as text by file name; :meth:`from_files` reads it."""
-        tables = {f"{name}.csv": getattr(self, name).to_csv(index=False, lineterminator="\n") for name in _TABLES}
+        tables = {f"{name}.csv": self.csv(name) for name in _TABLES}
         return {
             SPECIFICATION: _json(self.content),
             ENVIRONMENT: _json(self.environment),

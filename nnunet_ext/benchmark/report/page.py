@@ -123,7 +123,7 @@ def report_files(results: Results) -> dict[str, str]:
     )
     return {
         PAGE: page,
-        "cells.csv": results.to_files()["cells.csv"],
+        "cells.csv": results.csv("cells"),
         "scores.csv": as_csv(as_frame([one for s in filled for one in s.scores], Score)),
         "differences.csv": as_csv(as_frame([one for s in filled for one in s.differences], Difference)),
         "spread.csv": as_csv(as_frame(spreads, Spread)),

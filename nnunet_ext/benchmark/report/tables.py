@@ -319,5 +319,5 @@ def as_frame(rows: Sequence[Any], kind: type) -> pd.DataFrame:
 
 
 def as_csv(frame: pd.DataFrame) -> str:
-    """Text of a table, numbers to the last digit."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    """Text of a table, numbers to twelve digits: the order of a sum, which machines choose, changes the last ones."""
+    return frame.to_csv(index=False, lineterminator="\n", float_format="%.12g")

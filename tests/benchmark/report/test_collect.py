@@ -58,6 +58,14 @@ def test_values_are_those_of_the_files(tmp_path):
     assert values[values["test_set"] == "other"]["case"].tolist() == ["001", "001"]
 
 
+def test_numbers_are_read_to_the_last_digit(tmp_path):
+    write_specification(tmp_path, arms={"stock": "nnUNetTrainer"}, folds=[0])
+    numbers = np.random.default_rng(0).random(2000).tolist()
+    rows = [(f"{i:04d}", "liver", "Dice", repr(number)) for i, number in enumerate(numbers)]
+    write_cell(tmp_path, Cell(DATASET, CONFIGURATION, PLANS, "stock", "nnUNetTrainer", 0, 0), rows)
+    assert collect(tmp_path).values["value"].tolist() == numbers
+
+
 def test_tables_are_the_same_after_a_round_through_text(tmp_path):
     write_work(
         tmp_path,
