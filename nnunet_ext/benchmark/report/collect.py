@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -270,18 +271,19 @@ def _read_file(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _read_table(text: str, types: Mapping[str, str]) -> pd.DataFrame:
-    # Text is read as it stands, as a class may be called "NA"; numbers to the last digit.
-    numbers = {name: [""] for name, kind in types.items() if kind != _TEXT}
+    # Text is read as it stands, as a class may be called "NA"; numbers by Python, to the last digit.
+    counts = [name for name, kind in types.items() if kind not in {_TEXT, _NUMBER}]
     frame = pd.read_csv(
         io.StringIO(text),
-        dtype={name: _TEXT if kind == _TEXT else kind for name, kind in types.items()},
+        dtype={name: types[name] if name in counts else _TEXT for name in types},
         keep_default_na=False,
-        na_values=numbers,
-        float_precision="round_trip",
+        na_values={name: [""] for name in counts},
     )
     if absent := [name for name in types if name not in frame]:
         raise ValueError(f"no column {absent[0]}")
-    return frame[list(types)]
+    numbers = [name for name, kind in types.items() if kind == _NUMBER]
+    exact = {name: [float(number) if number else math.nan for number in frame[name]] for name in numbers}
+    return frame[list(types)].assign(**exact)
 
 
 def _typed(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:

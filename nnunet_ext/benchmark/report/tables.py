@@ -220,7 +220,8 @@ def rank_table(rankings: Sequence[Ranking], names: Sequence[str], group: str) ->
     stable = [f"{number(r.tau)} [{number(r.tau_low)}, {number(r.tau_high)}]" for r in rankings]
     rows.append((Cell("Kendall's tau of resamples"), *map(Cell, stable)))
     described = metric(rankings[0].metric)
-    caption = f"{_prefix(group)}rank by {described.title}, share of the resamples in which an arm is first"
+    what = f"rank by {described.title}, share of the resamples in which an arm is first"
+    caption = f"{group}: {what}" if group else what[0].upper() + what[1:]
     return Table(caption, ("Arm", *(r.title for r in rankings)), tuple(rows))
 
 
@@ -229,11 +230,11 @@ def agreement_table(taus: Mapping[tuple[str, str], float], group: str) -> Table:
     datasets = list(dict.fromkeys(chain.from_iterable(taus)))
     both = {**taus, **{(b, a): tau for (a, b), tau in taus.items()}}
     rows = tuple((Cell(a), *(Cell("") if a == b else Cell(number(both[a, b])) for b in datasets)) for a in datasets)
-    return Table(f"{_prefix(group)}Kendall's tau between the rankings of two datasets", ("Dataset", *datasets), rows)
-
-
-def _prefix(group: str) -> str:
-    return f"{group}: " if group else ""
+    return Table(
+        f"{f'{group}: ' if group else ''}Kendall's tau between the rankings of two datasets",
+        ("Dataset", *datasets),
+        rows,
+    )
 
 
 def cost_table(costs: Sequence[Cost], title: str, reference: str) -> Table:
