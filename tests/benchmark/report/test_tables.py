@@ -98,13 +98,13 @@ def test_values_that_are_not_defined_are_counted(tmp_path):
 
 @pytest.mark.parametrize(("value", "shown"), [(0.845, "84.50"), (84.5, "84.50"), (1, "100.00")])
 def test_printed_numbers_stand_beside_ours(tmp_path, value, shown):
-    entry = {"arm": "MLL", "label": "mean", "metric": "Dice", "value": value, "source": "Liu et al. 2022"}
+    entry = {"arm": "MLL", "label": "mean", "metric": "Dice", "value": value, "source": "Table 3"}
     results = exact(tmp_path, published=[entry, {**entry, "dataset": 92}, {**entry, "arm": "other", "label": "liver"}])
     specification = results.specification
     table = published_table(scores(results, HERE, "Dice"), specification.published, specification, HERE)
     assert texts(table) == [
-        ["MLL", "mean over classes", "DSC (%) ↑", shown, "82.00 ± 0.00", "2/2", "Liu et al. 2022"],
-        ["other", "liver", "DSC (%) ↑", shown, "–", "–", "Liu et al. 2022"],
+        ["MLL", "mean over classes", "DSC (%) ↑", shown, "82.00 ± 0.00", "2/2", "Table 3"],
+        ["other", "liver", "DSC (%) ↑", shown, "–", "–", "Table 3"],
     ]
     test_set = HERE._replace(test_set="AMOS")
     assert published_table([], specification.published, specification, test_set) is None
