@@ -177,15 +177,11 @@ def collect(work: Path) -> Results:
         attempts = read_attempts(folder)
         rows["cells"].append(place | _cell_row(record, arm, len(attempts)))
         for number, attempt in attempts.items():
-            failure = attempt.failure
             rows["attempts"].append(
                 {name: getattr(attempt, name, None) for name in _TABLES["attempts"]}
                 | place
                 | {"attempt": number}
-                | {
-                    "failure_kind": failure.kind if failure else "",
-                    "failure_message": failure.message if failure else "",
-                }
+                | _failure_columns(attempt.failure)
             )
         if record is not None and record.status == "finished":
             frames["values"] += [frame.assign(**place) for frame in _values(folder)]
