@@ -208,7 +208,9 @@ def test_written_files_are_the_same_every_time_and_hold_no_time(whole, tmp_path)
     (output / "figures").mkdir(parents=True)
     (output / "figures" / "of-an-earlier-report.svg").write_text("old")
     (output / "notes.txt").write_text("mine")
-    assert write_report(work, output) == output / "report.html"
+    steps = []
+    assert write_report(work, output, lambda *step: steps.append(step)) == output / "report.html"
+    assert steps == [(1, 2, NAME), (2, 2, OTHER)]
     paths = [path for path in output.rglob("*") if path.is_file()]
     written = {path.relative_to(output).as_posix(): path.read_text(encoding="utf-8") for path in paths}
     assert written == files | {"notes.txt": "mine"}
