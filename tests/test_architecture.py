@@ -24,6 +24,14 @@ ALLOWED = {
         "nnunet_ext.data",
     },
     "nnunet_ext.evaluation": {"nnunet_ext", "nnunet_ext.core"},
+    "nnunet_ext.benchmark": {
+        "nnunet_ext",
+        "nnunet_ext.core",
+        "nnunet_ext.evaluation",
+        "nnunet_ext.plugin",
+        "nnunet_ext.training",
+        "dataset_conversion",
+    },
     "nnunet_ext.phantom": {"nnunet_ext.core"},
     "dataset_conversion": {"nnunet_ext", "nnunet_ext.core"},
 }

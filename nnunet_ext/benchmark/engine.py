@@ -106,12 +106,15 @@ def execute(work: Path, settings: Settings) -> bool:
 def _cluster_settings(settings: Settings) -> Any:
     from snakemake_executor_plugin_slurm import ExecutorSettings
 
+    from nnunet_ext.benchmark.slurm import has_accounting
+
     return ExecutorSettings(
         jobname_prefix=settings.prefix,
         init_seconds_before_status_checks=min(settings.poll_seconds, 40),
         keep_successful_logs=True,
         no_account="account" not in (settings.cluster or {}),
         qos=(settings.cluster or {}).get("qos"),
+        status_command="sacct" if has_accounting() else "squeue",
     )
 
 

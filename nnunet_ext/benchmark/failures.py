@@ -50,7 +50,7 @@ def classify(
     lines = [line.rstrip() for line in log.splitlines() if line.strip()][-_TAIL:]
     if asked_to_stop or exit_code == STOPPED:
         late = limit_seconds is not None and wall_seconds >= _NEAR * limit_seconds
-        return AttemptFailure("time limit" if late else "stopped", _last(lines, "asked to stop"))
+        return AttemptFailure("time limit" if late else "stopped", "asked to stop; the last whole epoch is saved")
     if exit_code == NOT_A_NUMBER:
         return AttemptFailure("NaN", _last(lines, "the loss is not a number"))
     for kind, pattern in _PATTERNS:

@@ -39,12 +39,12 @@ class Graph:
     def prepared(self) -> list[str]:
         """All that preparations make."""
         root = self.space.root
-        return [self.space.prepared(str(key)).relative_to(root).as_posix() for key in self._keys.values()]
+        return [self.space.prepared(key).relative_to(root).as_posix() for key in self._keys.values()]
 
     def dataset(self, key: str) -> str:
         """What says that the dataset of a cell is ready."""
         name = self.cells[key].dataset
-        return self.space.prepared(str(self._keys[name])).relative_to(self.space.root).as_posix()
+        return self.space.prepared(self._keys[name]).relative_to(self.space.root).as_posix()
 
     def predicted(self, key: str) -> list[str]:
         """What says that the test sets of a cell's dataset are predicted."""

@@ -30,6 +30,13 @@ def require_slurm() -> None:
             raise UserError(f"The command {command} was not found: run on a login node of the cluster.")
 
 
+def has_accounting() -> bool:
+    """Whether SLURM keeps an account of jobs, which ``sacct`` then tells of; without, ``squeue`` has to do."""
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, encoding="utf-8", check=False)
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("AccountingStorageType")]
+    return shutil.which("sacct") is not None and any("none" not in line for line in lines)
+
+
 def clear_queue(work: Path, keys: Iterable[str]) -> dict[str, list[str]]:
     """Cancel what waits of a former run; its driver was killed, and the jobs will be sent again.
 

@@ -24,14 +24,14 @@ class Dataset:
     """A dataset of nnU-Net, or what it is converted from.
 
     Attributes:
-        id: number, or ``None`` where the full name is given.
+        id: number.
         name: ``Dataset091_X``; ``None`` until it is looked up.
         convert: a command of ``nnunet-ext convert`` that makes it.
         source: its SOURCE; relative paths are relative to the file.
         options: its further arguments.
     """
 
-    id: int | None = None
+    id: int
     name: str | None = None
     convert: str | None = None
     source: Path | None = None
@@ -39,8 +39,8 @@ class Dataset:
 
     @property
     def key(self) -> str:
-        """Number or name, as nnU-Net's commands take it."""
-        return str(self.id) if self.name is None else self.name
+        """The number as nnU-Net's commands take it."""
+        return str(self.id)
 
 
 @dataclass(frozen=True)
@@ -295,8 +295,6 @@ def _dataset(read: _Reader, entry: Any, folder: Path) -> Dataset:
     convert, source = entry.get("convert"), entry.get("source")
     if source is not None and convert is None:
         raise UserError(f"{read.where}: dataset {name or number} has a source, but no 'convert:'.")
-    if convert is not None and number is None:
-        number = int(str(name)[len("Dataset") :][:3])
     return Dataset(
         number if number is not None else int(str(name)[len("Dataset") :][:3]),
         None if name is None else str(name),

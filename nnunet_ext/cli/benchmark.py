@@ -159,7 +159,7 @@ def status(
     from nnunet_ext.benchmark.workspace import Workspace
 
     space = Workspace.open(work_folder(file, work))
-    console = Console()
+    console = Console(soft_wrap=True)
     if not watch:
         console.print(_matrix(space))
         return
@@ -292,12 +292,12 @@ def _matrix(space: Workspace) -> Any:
         columns = sorted({(state.cell.fold, state.cell.seed) for state in own})
         seeds = len(space.spec.seeds) > 1
         heads = [f"fold {fold}{f', seed {seed}' if seeds else ''}" for fold, seed in columns]
-        table = Table("arm", *heads, title=" · ".join(group), title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table = Table("arm", *heads, box=None, padding=(0, 2, 0, 0))
         for arm in dict.fromkeys(state.cell.arm for state in own):
             by_place = {(s.cell.fold, s.cell.seed): s for s in own if s.cell.arm == arm}
             shown = [by_place[column] for column in columns]
             table.add_row(arm, *(Text(state.short, style=_STYLES.get(state.stage, "dim")) for state in shown))
-        parts.append(table)
+        parts += [Text(" · ".join(group), style="bold"), table, Text()]
     counts = {stage: sum(s.stage == stage for s in states) for stage in ("finished", "running", "failed")}
     parts.append(Text(f"{len(states)} cells: " + ", ".join(f"{n} {stage}" for stage, n in counts.items())))
     parts += [

@@ -61,10 +61,11 @@ def run_step(space: Workspace, key: str, step: str, test_set: str = "") -> int:
     make_folder(folder / ATTEMPTS)
     with Stop().listening() as stop, ExitStack() as stack:
         lock = FileLock(folder / _LOCK)
-        while not _acquired(lock):
-            if stop.asked:
-                return STOPPED
+        if not _acquired(lock):
             print(f"{cell}: another job works on it; waiting for its end.", flush=True)
+            while not _acquired(lock):
+                if stop.asked:
+                    return STOPPED
         stack.callback(lock.release)
         if step == TRAIN and _take_over(folder):
             return 0

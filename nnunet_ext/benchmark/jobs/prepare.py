@@ -107,7 +107,7 @@ def convert(dataset: Dataset, commands: _Commands | None = None, log: Path | Non
         commands.run(
             "nnunet-ext", "convert", dataset.convert, *source, "-d", dataset.id, "-np", commands.cpus, *dataset.options
         )
-    return find_dataset(raw, dataset.key)
+    return find_dataset(raw, dataset.name or dataset.key)
 
 
 def _plan(space: Workspace, name: str, commands: _Commands) -> Path:
