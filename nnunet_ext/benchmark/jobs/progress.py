@@ -28,6 +28,8 @@ class StopRequest:
         self.came = False
         for number in _SIGNALS:
             signal.signal(number, self._note)
+        # Workers that draw batches must end when they are told to.
+        os.register_at_fork(after_in_child=_default_signals)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.came = True
@@ -61,6 +63,11 @@ class Ledger:
         """An epoch is done."""
         first = Attempt.read(self.path).first_epoch
         self.update(first_epoch=number if first is None else first, last_epoch=number, **changes)
+
+
+def _default_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def hold(path: Path) -> None:

@@ -108,8 +108,10 @@ def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> No
         try:
             if trainer.current_epoch < trainer.num_epochs:
                 trainer.run_training()
-        except Stopped:
-            keeper.save_last_epoch()
+        except (Stopped, Exception):
+            if stop.came:  # a scheduler asks workers as well, whose end is an error in this process
+                keeper.save_last_epoch()
+                raise Stopped from None
             raise
     stop.check()
     _, cases = trainer.do_split()
