@@ -12,9 +12,7 @@ from typing import Any
 from nnunet_ext.benchmark.spec import Spec
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.conventions import Conventions, conventions_from
-from nnunet_ext.evaluation.folders import evaluate_folders
 from nnunet_ext.evaluation.metrics import METRICS, metric_names, nsd_name
-from nnunet_ext.evaluation.targets import read_dataset_json
 
 HEADER = ("case", "label", "metric", "value")
 
@@ -81,6 +79,9 @@ def score(spec: Spec, references: Path, predictions: Path, dataset_json: Path, c
     Raises:
         UserError: a case is missing or cannot be scored.
     """
+    from nnunet_ext.evaluation.folders import evaluate_folders  # imports pandas, which other steps do without
+    from nnunet_ext.evaluation.targets import read_dataset_json
+
     evaluation = evaluate_folders(
         references,
         predictions,
