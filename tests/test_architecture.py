@@ -30,6 +30,7 @@ ALLOWED = {
         "nnunet_ext.evaluation",
         "nnunet_ext.plugin",
         "nnunet_ext.training",
+        "nnunet_ext.phantom",
         "dataset_conversion",
     },
     "nnunet_ext.phantom": {"nnunet_ext.core"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from nnunet_ext.benchmark.matrix import arm_of, cells_of, trainer_name
 from nnunet_ext.benchmark.records import METRICS, Record, read_records
 from nnunet_ext.benchmark.scores import conventions_of, with_merged
-from nnunet_ext.benchmark.spec import Dataset, Spec
+from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Dataset, Spec
 from nnunet_ext.benchmark.workspace import Workspace
 from nnunet_ext.core.environment import find_dataset, require_folder, require_nnunet
 from nnunet_ext.core.errors import UserError
@@ -83,9 +84,12 @@ def _check_conversion(spec: Spec, dataset: Dataset) -> None:
     if known[dataset.convert].has_source and dataset.source is None:
         raise UserError(f"{spec.name}: dataset {dataset.id} needs 'source:', what {dataset.convert} is converted from.")
     if dataset.source is not None and not dataset.source.exists():
-        raise UserError(
-            f"{spec.name}: there is no {dataset.source}, the source of dataset {dataset.id}: mend its path."
-        )
+        unset = re.search(r"\$\w+", str(dataset.source))
+        advice = f"set {unset.group()[1:]} to its folder" if unset else "mend its path"
+        raise UserError(f"{spec.name}: there is no {dataset.source}, the source of dataset {dataset.id}: {advice}.")
+    for part in dataset.after:
+        if not any(require_folder("nnUNet_raw").glob(f"Dataset{part.id:03d}_*")):
+            _check_conversion(spec, part)
 
 
 def _check_dataset(spec: Spec, raw: Path, preprocessed: Path) -> None:
@@ -112,10 +116,10 @@ def _check_dataset(spec: Spec, raw: Path, preprocessed: Path) -> None:
                     )
         elif name not in planned:
             raise UserError(f"{spec.name}: there is no {file}, which an arm trains with: list {name} under 'plans:'.")
-        elif (source := planned[name].derived_from) is not None and source not in planned:
+        elif (source := planned[name].derived_from) is not None and source not in (*planned, DEFAULT_PLANS):
             if not (preprocessed / f"{source}.json").is_file() and planned[name].spacing is None:
                 raise UserError(f"{spec.name}: plans {name} are made from {source}, which is not there: list it too.")
-        elif source is None and name != "nnUNetPlans" and planned[name].planner is None:
+        elif source is None and name != DEFAULT_PLANS and planned[name].planner is None:
             raise UserError(f"{spec.name}: there is no {file}: say with 'planner:' or 'from:' how {name} are made.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,8 +28,9 @@ class Dataset:
         id: number.
         name: ``Dataset091_X``; ``None`` until it is looked up.
         convert: a command of ``nnunet-ext convert`` that makes it.
-        source: its SOURCE; relative paths are relative to the file.
+        source: its SOURCE; relative paths are relative to the file, and $NAME is a variable of the environment.
         options: its further arguments.
+        after: datasets that are converted before it, for example the parts of a union.
     """
 
     id: int
@@ -36,6 +38,7 @@ class Dataset:
     convert: str | None = None
     source: Path | None = None
     options: tuple[str, ...] = ()
+    after: tuple[Dataset, ...] = ()
 
     @property
     def key(self) -> str:
@@ -301,6 +304,7 @@ def _dataset(read: _Reader, entry: Any, folder: Path) -> Dataset:
         None if convert is None else str(convert),
         None if source is None else _path(folder, source),
         tuple(map(str, read.listed(entry.get("options") or [], "options of a dataset"))),
+        tuple(_dataset(read, part, folder) for part in read.listed(entry.get("after") or [], "after of a dataset")),
     )
 
 
@@ -395,7 +399,8 @@ def _folds(read: _Reader, content: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _path(folder: Path, text: Any) -> Path:
-    return (folder / Path(str(text)).expanduser()).absolute()
+    """A path; variables of the environment that are set stand for their values."""
+    return (folder / Path(os.path.expandvars(str(text))).expanduser()).absolute()
 
 
 def _plain(part: Any) -> dict[str, Any]:
@@ -405,8 +410,16 @@ def _plain(part: Any) -> dict[str, Any]:
         value = getattr(part, f.name)
         if value is None or value in ((), {}):
             continue
-        made[f.name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        made[f.name] = _as_json(value)
     return made
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_json(item) for item in value]
+    if isinstance(value, Dataset):
+        return _plain(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 class _Reader:

@@ -78,6 +78,9 @@ def run(
         int | None,
         typer.Option(min=1, help="slurm: seconds between two looks at the queue; default: 20.", show_default=False),
     ] = None,
+    small: Annotated[
+        bool, typer.Option("--small", help="On the phantom in place of the data, tiny and short: does it run?")
+    ] = False,
     dummy: Annotated[float | None, typer.Option(hidden=True, help="Pretend trainings of so long epochs.")] = None,
 ) -> None:
     """Run a benchmark, or go on with it after a stop, a crash or a change of the file.
@@ -91,7 +94,12 @@ def run(
     options = _options(executor, cores, gpus, until, retries, jobs, poll, cluster, dummy)
     if time_epoch and not dry_run:
         raise UserError("--time-epoch goes with --dry-run.")
-    space = driver.plan(load(file), work_folder(file, work), options)
+    spec, folder = load(file), work_folder(file, work)
+    if small:
+        from nnunet_ext.benchmark.small import shrink
+
+        spec, folder = shrink(spec, folder.with_name(f"{folder.name}_small")), folder.with_name(f"{folder.name}_small")
+    space = driver.plan(spec, folder, options)
     if dry_run:
         _outlook(space, options, file, time_epoch)
         return

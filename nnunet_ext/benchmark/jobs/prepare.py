@@ -93,7 +93,7 @@ class _Commands:
             raise UserError(f"{words[0]} failed ({failure.kind}: {failure.message}), see {self.log}.")
 
 
-def convert(dataset: Dataset, commands: _Commands | None = None, log: Path | None = None) -> str:
+def convert(dataset: Dataset, commands: _Commands) -> str:
     """Name of a dataset in ``nnUNet_raw``, converted before where it is not there.
 
     Raises:
@@ -102,7 +102,8 @@ def convert(dataset: Dataset, commands: _Commands | None = None, log: Path | Non
     raw = require_folder("nnUNet_raw")
     there = sorted(path for path in raw.glob(f"{dataset.name or f'Dataset{dataset.id:03d}_*'}") if path.is_dir())
     if not there and dataset.convert is not None:
-        commands = commands or _Commands(Stop(), log or Path(os.devnull), os.cpu_count() or 1)
+        for part in dataset.after:
+            convert(part, commands)
         source = [] if dataset.source is None else [dataset.source]
         commands.run(
             "nnunet-ext", "convert", dataset.convert, *source, "-d", dataset.id, "-np", commands.cpus, *dataset.options
@@ -129,6 +130,8 @@ def _plan(space: Workspace, name: str, commands: _Commands) -> Path:
     for plans in sorted(wanted, key=lambda one: one.derived_from is not None):
         file = folder / f"{plans.name}.json"
         if not file.is_file():
+            if plans.derived_from == DEFAULT_PLANS and not (folder / f"{DEFAULT_PLANS}.json").is_file():
+                commands.run("nnUNetv2_plan_experiment", "-d", number)
             _make_plans(plans, folder, number, configurations, commands)
         content = json.loads(file.read_text(encoding="utf-8"))
         for configuration in configurations:
@@ -138,6 +141,11 @@ def _plan(space: Workspace, name: str, commands: _Commands) -> Path:
                     "nnUNetv2_preprocess", "-d", number, "-plans_name", plans.name, "-c", configuration, "-np",
                     commands.cpus, "--no_pbar",
                 )  # fmt: skip
+        if (require_folder("nnUNet_raw") / name / "imagesUn").is_dir():
+            chosen = [word for configuration in configurations for word in ("-c", configuration)]
+            commands.run(
+                "nnunet-ext", "preprocess-unlabelled", "-d", number, "-p", plans.name, *chosen, "-np", commands.cpus
+            )
     return folder
 
 
