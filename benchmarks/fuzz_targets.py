@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from dataset_conversion import btcv, chaos, engine, lits, msd, nih_pancreas, sliver07
 from dataset_conversion.options import Options
+from dataset_conversion.registry import converter
 from nnunet_ext.phantom.btcv import write_btcv
 from nnunet_ext.phantom.chaos import write_chaos
 from nnunet_ext.phantom.layout import Layout, Truth
@@ -35,7 +36,7 @@ class Target:
 def _chaos(part: chaos.ChaosPart) -> Target:
     return Target(
         lambda folder: write_chaos(folder, part, numbers=(1, 2), shape=SHAPE),
-        lambda source, options: chaos.convert_chaos(source, options, part),
+        converter(f"chaos-{part.lower()}"),
         lambda folder: chaos.find_cases(folder, part),
     )
 
@@ -43,25 +44,25 @@ def _chaos(part: chaos.ChaosPart) -> Target:
 TARGETS = {
     "msd": Target(
         lambda folder: write_msd(folder, cases=3, shape=SHAPE, apple_double=True),
-        msd.convert_msd,
-        lambda folder: msd.find_cases(msd.find_task(folder), ".nii.gz"),
+        converter("msd"),
+        msd.find_cases,
     ),
     "nih-pancreas": Target(
         lambda folder: write_nih_pancreas(folder, numbers=(1, 2), shape=SHAPE),
-        nih_pancreas.convert_nih_pancreas,
-        lambda folder: nih_pancreas.find_cases(folder, folder),
+        converter("nih-pancreas"),
+        nih_pancreas.find_cases,
     ),
     "sliver07": Target(
         lambda folder: write_sliver07(folder, numbers=(1, 2), shape=SHAPE),
-        sliver07.convert_sliver07,
+        converter("sliver07"),
         sliver07.find_cases,
     ),
     "lits": Target(
         lambda folder: write_lits(folder, numbers=(0, 1, 2), shape=SHAPE),
-        lits.convert_lits,
-        lambda folder: lits.find_cases(folder, {}),
+        converter("lits"),
+        lits.find_cases,
     ),
-    "btcv": Target(lambda folder: write_btcv(folder, numbers=(1, 2), shape=SHAPE), btcv.convert_btcv, btcv.find_cases),
+    "btcv": Target(lambda folder: write_btcv(folder, numbers=(1, 2), shape=SHAPE), converter("btcv"), btcv.find_cases),
     "chaos-ct": _chaos("CT"),
     "chaos-t1dual": _chaos("T1DUAL"),
     "chaos-t2spir": _chaos("T2SPIR"),

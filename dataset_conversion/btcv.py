@@ -9,61 +9,15 @@ from pathlib import Path
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import FileCase
-from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
+from dataset_conversion.engine import Findings
 from dataset_conversion.formats.volumes import nifti_ending
-from dataset_conversion.options import Options
-from dataset_conversion.source import files_below, opened
+from dataset_conversion.source import files_below
 from dataset_conversion.splits import Split, from_blocks
 from nnunet_ext.core.errors import UserError
 
 _IMAGE = re.compile(r"(?:img(\d{4})|(?:ABD_)(\d{3})(?:_0000)?)\.nii(\.gz)?", re.IGNORECASE)
 _LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)
 _CERVIX = re.compile(r"\d{7}-(?:Image|Mask)\.nii(\.gz)?", re.IGNORECASE)
-
-DATASET = Dataset(
-    number=507,
-    name="BTCV",
-    channel_names=("CT",),
-    labels={
-        "background": 0,
-        "spleen": 1,
-        "right kidney": 2,
-        "left kidney": 3,
-        "gallbladder": 4,
-        "esophagus": 5,
-        "liver": 6,
-        "stomach": 7,
-        "aorta": 8,
-        "inferior vena cava": 9,
-        "portal vein and splenic vein": 10,
-        "pancreas": 11,
-        "right adrenal gland": 12,
-        "left adrenal gland": 13,
-    },
-    licence=catalogue.BTCV.licence,
-    reference=catalogue.BTCV.url,
-)
-
-
-def convert_btcv(source: Path, options: Options) -> Path:
-    """Convert BTCV.
-
-    Args:
-        source: the folder RawData or a copy in another layout, or RawData.zip.
-        options: the user's choices.
-
-    Returns:
-        The dataset folder.
-
-    Raises:
-        UserError: something is missing, ambiguous, damaged, or another dataset.
-    """
-    check_target(DATASET, options)  # before archives are unpacked
-    with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
-        findings = find_cases(folder)
-        endings = {nifti_ending(path) for case in findings.cases for path in case.sources()}
-        dataset = replace(DATASET, file_ending=".nii" if endings == {".nii"} else ".nii.gz")
-        return convert(dataset, findings, options, source=source, source_is_temporary=temporary)
 
 
 def find_cases(folder: Path) -> Findings:
@@ -99,6 +53,8 @@ def find_cases(folder: Path) -> Findings:
     findings.split = block_split(findings.names("Tr"))
     if findings.split is None:
         findings.notes.append("no folds were written: the cases found are all of one block of 6")
+    endings = {nifti_ending(path) for case in findings.cases for path in case.sources()}
+    findings.dataset = replace(catalogue.BTCV.dataset, file_ending=".nii" if endings == {".nii"} else ".nii.gz")
     return findings
 
 

@@ -8,7 +8,7 @@ the order of slice positions, which is right for either.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ import numpy as np
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import Case, Scan, SkipCaseError
-from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
+from dataset_conversion.engine import Findings
 from dataset_conversion.formats.dicom import (
     Slice,
     dicom_files,
@@ -29,13 +29,12 @@ from dataset_conversion.formats.dicom import (
 )
 from dataset_conversion.formats.masks import read_mask
 from dataset_conversion.formats.volumes import Volume
-from dataset_conversion.options import Check, Options
-from dataset_conversion.source import children, folders_in, is_there, opened
+from dataset_conversion.options import Check
+from dataset_conversion.source import children, folders_in, is_there
 from dataset_conversion.splits import k_folds
 from nnunet_ext.core.errors import UserError
 
 ChaosPart = Literal["CT", "T1DUAL", "T2SPIR"]
-_MR_LABELS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
 #: Grey values of the MR masks: the value written, and the range in which edges were found to stray.
 GREY_RANGES = MappingProxyType({1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)})
 #: Grey values that only the release of 2019 has; its left kidney (240) would pass for a spleen.
@@ -47,35 +46,6 @@ _NUMBERED = re.compile(r"(.*?)(\d+)")
 SAME_PLACE_MM = 0.1
 #: Test case whose phases were published with different sizes.
 _UNEQUAL_PHASES = (35,)
-
-DATASETS: Mapping[ChaosPart, Dataset] = MappingProxyType(
-    {
-        "CT": Dataset(
-            504,
-            "CHAOS_CT",
-            ("CT",),
-            {"background": 0, "liver": 1},
-            catalogue.CHAOS_CT.licence,
-            catalogue.CHAOS_CT.url,
-        ),
-        "T1DUAL": Dataset(
-            505,
-            "CHAOS_T1DUAL",
-            ("T1 in phase", "T1 opposed phase"),
-            _MR_LABELS,
-            catalogue.CHAOS_T1DUAL.licence,
-            catalogue.CHAOS_T1DUAL.url,
-        ),
-        "T2SPIR": Dataset(
-            506,
-            "CHAOS_T2SPIR",
-            ("T2 SPIR",),
-            _MR_LABELS,
-            catalogue.CHAOS_T2SPIR.licence,
-            catalogue.CHAOS_T2SPIR.url,
-        ),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -253,26 +223,6 @@ def _numbered(paths: Sequence[Path]) -> tuple[list[str], np.ndarray]:
     matches = [_NUMBERED.fullmatch(path.stem) for path in paths]
     prefixes = [match[1] if match else path.stem for match, path in zip(matches, paths, strict=True)]
     return prefixes, np.array([int(match[2]) if match else -1 for match in matches])
-
-
-def convert_chaos(source: Path, options: Options, part: ChaosPart) -> Path:
-    """Convert one of the three parts of CHAOS.
-
-    Args:
-        source: folder with Train_Sets and Test_Sets, any folder above or below them, or the zips.
-        options: the user's choices.
-        part: which of its three.
-
-    Returns:
-        The dataset folder.
-
-    Raises:
-        UserError: something is missing, ambiguous or damaged.
-    """
-    check_target(DATASETS[part], options)  # before archives are unpacked
-    with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
-        findings = find_cases(folder, part)
-        return convert(DATASETS[part], findings, options, source=source, source_is_temporary=temporary)
 
 
 def find_cases(folder: Path, part: ChaosPart) -> Findings:

@@ -103,7 +103,7 @@ def _add_command(converter: Converter) -> None:
     def command(**arguments: Any) -> None:
         options = _shared(**{key: arguments.pop(key) for key in shared})
         try:
-            converter(options, **arguments)
+            converter(options=options, **arguments)
         except KeyboardInterrupt:
             print("Interrupted: the same command goes on from here.", file=sys.stderr)
             raise typer.Exit(130) from None

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import FileCase
-from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
+from dataset_conversion.engine import Findings
 from dataset_conversion.formats.volumes import nifti_ending, read_header
-from dataset_conversion.options import Options
-from dataset_conversion.source import files_below, opened
+from dataset_conversion.source import files_below
 from dataset_conversion.splits import SEED, Split, hold_out
 from nnunet_ext.core.errors import UserError
 
@@ -26,57 +25,36 @@ _MSD_NAME = re.compile(r"liver[-_](\d+)\.nii(\.gz)?", re.IGNORECASE)
 #: 100 cases to train, 31 to test, of the 131 labelled ones.
 TEST_FRACTION = 31 / 131
 
-DATASET = Dataset(
-    number=503,
-    name="LiTS",
-    channel_names=("CT",),
-    labels={"background": 0, "liver": 1, "tumor": 2},
-    licence=catalogue.LITS.licence,
-    reference=catalogue.LITS.url,
-)
 
+def find_cases(
+    folder: Path, labelled: float = 1.0, spacing_csv: Path | None = None, test_cases: Path | None = None
+) -> Findings:
+    """Pair volumes and segmentations by number, and split them.
 
-def convert_lits(
-    source: Path,
-    options: Options,
-    labelled: float = 1.0,
-    spacing_csv: Path | None = None,
-    test_cases: Path | None = None,
-) -> Path:
-    """Convert LiTS.
+    A volume without segmentation and the reverse are among the findings' problems.
 
     Args:
-        source: folder with volumes and segmentations at any depth, or with the zips.
-        options: the user's choices.
+        folder: volumes and segmentations at any depth.
         labelled: fraction of the training part whose labels are used; the others go to ``imagesUn``.
         spacing_csv: true voxel sizes for cases that lost theirs: lines ``case,x,y,z`` in mm.
         test_cases: file with the numbers of the cases to hold out, instead of the seeded choice.
 
     Returns:
-        The dataset folder.
+        The findings; the dataset's files end as the images do.
 
     Raises:
-        UserError: something is missing, ambiguous or damaged.
+        UserError: two files of one number, a spacing or a case to hold out that is not there, or a list that cannot be
+            read.
     """
-    check_target(DATASET, options)  # before archives are unpacked
-    with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
-        findings = find_cases(folder, {} if spacing_csv is None else read_spacings(spacing_csv))
-        _split(findings, labelled, None if test_cases is None else read_numbers(test_cases))
-        _note_lost_spacing(findings)
-        images = [case.image_path for case in findings.cases]
-        plain = all(nifti_ending(path) == ".nii" for path in images)
-        dataset = replace(DATASET, file_ending=".nii" if plain else ".nii.gz")
-        return convert(dataset, findings, options, source=source, source_is_temporary=temporary)
+    findings = _pair(folder, {} if spacing_csv is None else read_spacings(spacing_csv))
+    _split(findings, labelled, None if test_cases is None else read_numbers(test_cases))
+    _note_lost_spacing(findings)
+    plain = all(nifti_ending(case.image_path) == ".nii" for case in findings.cases)
+    findings.dataset = replace(catalogue.LITS.dataset, file_ending=".nii" if plain else ".nii.gz")
+    return findings
 
 
-def find_cases(folder: Path, spacings: dict[int, tuple[float, float, float]]) -> Findings:
-    """Pair volumes and segmentations by number.
-
-    A volume without segmentation and the reverse are among the findings' problems.
-
-    Raises:
-        UserError: two files of one number, or a spacing for a case that is not there.
-    """
+def _pair(folder: Path, spacings: dict[int, tuple[float, float, float]]) -> Findings:
     volumes: dict[int, Path] = {}
     tests: dict[int, Path] = {}
     labels: dict[int, Path] = {}

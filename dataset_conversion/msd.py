@@ -11,11 +11,10 @@ from typing import Any
 from dataset_conversion.cases import FileCase
 from dataset_conversion.catalogue import MSD, MSD_TASKS, MsdTask
 from dataset_conversion.checks import BACKGROUND, check_label_table
-from dataset_conversion.engine import Dataset, Findings, convert, raw_folder
+from dataset_conversion.engine import Dataset, Findings
 from dataset_conversion.formats.volumes import is_nifti, nifti_ending, nifti_stem
-from dataset_conversion.options import Options
 from dataset_conversion.plausible import ANY_PART_MM
-from dataset_conversion.source import children, folders_in, is_junk, opened
+from dataset_conversion.source import children, folders_in, is_junk
 from dataset_conversion.splits import SEED, Split, hold_out
 from nnunet_ext.core.errors import UserError, last_line
 
@@ -24,30 +23,6 @@ _KEPT_KEYS = ("description", "release")
 #: What label 0 is called in descriptions, in any case.
 _BACKGROUND_NAMES = (BACKGROUND, "back ground", "bg", "unlabeled", "unlabelled", "clear label", "none", "other", "rest")
 _OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".img.gz", ".hdr", ".mgz", ".mgh", ".dcm", ".npy", ".npz")
-
-
-def convert_msd(source: Path, options: Options, validation: int | None = None) -> Path:
-    """Convert one task.
-
-    Args:
-        source: task folder, a folder that holds exactly one, or the task's archive.
-        options: the user's choices.
-        validation: write a single fold that validates on so many cases, drawn with the fixed seed; None leaves the
-            folds to nnU-Net.
-
-    Returns:
-        The dataset folder.
-
-    Raises:
-        UserError: no or several tasks, or one that is incomplete or damaged.
-    """
-    with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
-        task = find_task(folder)
-        dataset = describe(task)
-        findings = find_cases(task, dataset.file_ending)
-        if validation is not None:
-            findings.split = _single_fold(findings.names("Tr"), validation, task)
-        return convert(dataset, findings, options, source=source, source_is_temporary=temporary)
 
 
 def _single_fold(names: list[str], validation: int, task: Path) -> Split:
@@ -111,13 +86,24 @@ def describe(task: Path) -> Dataset:
     )
 
 
-def find_cases(task: Path, file_ending: str) -> Findings:
-    """Pair images and labels by name, and compare what is there with what dataset.json lists.
+def find_cases(folder: Path, validation: int | None = None) -> Findings:
+    """Pair images and labels of a task by name, and compare what is there with what dataset.json lists.
+
+    Args:
+        folder: the task, or a folder that holds exactly one.
+        validation: write a single fold that validates on so many cases, drawn with the fixed seed; None leaves the
+            folds to nnU-Net.
+
+    Returns:
+        The findings, with the dataset that the task describes.
 
     Raises:
-        UserError: two files have the same case name, or dataset.json cannot be read.
+        UserError: no or several tasks, two files of the same case name, or a dataset.json that cannot be read.
     """
-    findings = Findings()
+    task = find_task(folder)
+    dataset = describe(task)
+    findings = Findings(dataset=dataset)
+    file_ending = dataset.file_ending
     images, labels, tests = (_images_by_name(task / name, findings) for name in ("imagesTr", "labelsTr", "imagesTs"))
     for name in sorted(images.keys() - labels.keys()):
         wanted = task / "labelsTr" / (name + file_ending)
@@ -128,6 +114,8 @@ def find_cases(task: Path, file_ending: str) -> Findings:
     findings.cases += [FileCase(name, "Tr", path, labels[name]) for name, path in images.items() if name in labels]
     findings.cases += [FileCase(name, "Ts", path) for name, path in tests.items()]
     _compare_with_list(task, findings, images, labels, tests)
+    if validation is not None:
+        findings.split = _single_fold(findings.names("Tr"), validation, task)
     return findings
 
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import Case, Scan, header_differences
-from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
+from dataset_conversion.engine import Findings
 from dataset_conversion.formats.dicom import Slice, dicom_files, is_dicom, order_by_position, read_slice, read_stack
 from dataset_conversion.formats.geometry import Geometry
 from dataset_conversion.formats.volumes import Volume, is_nifti, read_header, read_volume
-from dataset_conversion.options import Check, Options
-from dataset_conversion.source import files_below, opened
+from dataset_conversion.options import Check
+from dataset_conversion.source import files_below
 from dataset_conversion.splits import Split, from_blocks
 from nnunet_ext.core.errors import UserError
 
@@ -30,15 +30,6 @@ _LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)
 
 #: Test blocks of the four folds of Zhou et al. (fixed-point model, OrganSegRSTN) for the 82 cases of their time.
 ZHOU_BLOCKS = (range(1, 21), range(21, 41), range(41, 62), range(62, 83))
-
-DATASET = Dataset(
-    number=501,
-    name="NIHPancreas",
-    channel_names=("CT",),
-    labels={"background": 0, "pancreas": 1},
-    licence=catalogue.NIH_PANCREAS.licence,
-    reference=catalogue.NIH_PANCREAS.url,
-)
 
 
 @dataclass(frozen=True)
@@ -142,59 +133,40 @@ def to_lps(volume: Volume) -> Volume:
     return replace(volume, geometry=grid, array=np.asanyarray(turned.dataobj).T, path=None)
 
 
-def convert_nih_pancreas(source: Path, options: Options, labels: Path | None = None) -> Path:
-    """Convert NIH Pancreas-CT.
-
-    Args:
-        source: folder with images and labels, or with the archives that hold them.
-        options: the user's choices.
-        labels: where the labels are, if not in ``source``.
-
-    Returns:
-        The dataset folder.
-
-    Raises:
-        UserError: something is missing, ambiguous or damaged.
-    """
-    check_target(DATASET, options)  # before archives are unpacked
-    with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
-        if labels is None:
-            return _convert(folder, folder, options, source, temporary)
-        with opened(labels, raw_folder() / f".unpacked-labels-{labels.name}") as (label_folder, _):
-            return _convert(folder, label_folder, options, source, temporary)
-
-
-def _convert(folder: Path, labels: Path, options: Options, source: Path, temporary: bool) -> Path:
-    findings = find_cases(folder, labels)
-    return convert(DATASET, findings, options, source=source, source_is_temporary=temporary)
-
-
-def find_cases(folder: Path, label_folder: Path) -> Findings:
+def find_cases(folder: Path, labels: Path | None = None) -> Findings:
     """Pair patients and labels by their four-digit number.
 
     A patient without label is among the findings' problems.
 
+    Args:
+        folder: images, at any depth.
+        labels: folder of the labels, if they are not in ``folder``.
+
+    Returns:
+        The findings.
+
     Raises:
         UserError: nothing was found, or a patient has several series or several labels.
     """
-    images, labels = _find_images(folder), _find_labels(label_folder)
+    label_folder = folder if labels is None else labels
+    images, found = _find_images(folder), _find_labels(label_folder)
     if not images:
         raise UserError(f"{folder} holds no DICOM files below a folder PANCREAS_0001 and no PANCREAS_0001.nii.gz.")
-    if not labels:
+    if not found:
         raise UserError(f"{label_folder} holds no label0001.nii.gz; the labels are a download of their own.")
     findings = Findings()
-    for number in sorted(images.keys() | labels.keys()):
+    for number in sorted(images.keys() | found.keys()):
         name = f"pancreas_{number:04d}"
         if number in catalogue.NIH_WITHDRAWN:
             findings.skipped[name] = "withdrawn by its publishers: the same scan as case 2, cropped"
         elif number not in images:
-            findings.skipped[name] = f"{labels[number].name} has no image"
-        elif number not in labels:
+            findings.skipped[name] = f"{found[number].name} has no image"
+        elif number not in found:
             problem = f"{images[number][0]} has no label: label{number:04d}.nii.gz is missing."
             findings.problems.append(UserError(problem))
         else:
-            findings.cases.append(NihCase(name, "Tr", images[number], labels[number]))
-    findings.note_missing("cases", catalogue.NIH_CASES, sorted(images.keys() & labels.keys()))
+            findings.cases.append(NihCase(name, "Tr", images[number], found[number]))
+    findings.note_missing("cases", catalogue.NIH_CASES, sorted(images.keys() & found.keys()))
     findings.split = zhou_split(findings.names("Tr"))
     if findings.split is None:
         findings.notes.append("no folds were written: the cases found are all of one fold of Zhou et al. 2017")

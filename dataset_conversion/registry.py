@@ -1,18 +1,20 @@
 """The converters, one entry each: the command line is made from them.
 
-Plain data, quick to import: an entry names its conversion function, which is imported when it is called.
+Plain data, quick to import: an entry names the function that finds its cases, which is imported when it is called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from dataset_conversion import catalogue
+from dataset_conversion.catalogue import KnownSource
 from dataset_conversion.options import Options
 
 #: Default of an option that has to be given.
@@ -47,13 +49,14 @@ class OwnOption:
     """An option that one converter has beside the shared ones of :class:`~dataset_conversion.options.Options`.
 
     Attributes:
-        name: parameter of the conversion function.
+        name: parameter of the function that the converter names.
         kind: type annotation.
         help: a sentence.
         default: value where it is not given.
         minimum: smallest value of a number.
         maximum: largest value of a number.
         flags: names on the command line; without any it is made from ``name``.
+        is_source: whether it is a folder or archive that is unpacked like SOURCE.
     """
 
     name: str
@@ -63,21 +66,21 @@ class OwnOption:
     minimum: float | None = None
     maximum: float | None = None
     flags: tuple[str, ...] = ()
+    is_source: bool = False
 
 
 @dataclass(frozen=True)
 class Converter:
-    """One way to a dataset in nnU-Net raw format.
+    """One way from a public dataset to nnU-Net raw format.
 
     Attributes:
         command: name on the command line.
-        about: facts about the dataset, from which the help is written.
-        function: ``module:name`` of the function that finds the cases and converts them; the module is one of
-            ``dataset_conversion``. Its parameters are ``source`` (unless ``has_source`` is false), ``options``, the
-            own options and what is fixed.
+        about: facts about the dataset; the help is written from them, and dataset.json where they are always the same.
+        function: ``module:name`` of the function that finds the cases; the module is one of ``dataset_conversion``.
+            Its parameters are ``folder``, the own options and what is fixed; it gives
+            :class:`~dataset_conversion.engine.plan.Findings`.
         own: options that only this converter has.
         fixed: further arguments of the function.
-        has_source: whether the user points at a folder or archive.
     """
 
     command: str
@@ -85,20 +88,21 @@ class Converter:
     function: str
     own: tuple[OwnOption, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    has_source: bool = True
+    has_source: ClassVar[bool] = True
 
-    def load(self) -> Callable[..., Path]:
-        """Import the conversion function."""
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
         module, _, name = self.function.partition(":")
-        function: Callable[..., Path] = getattr(import_module(f"dataset_conversion.{module}"), name)
+        function: Callable[..., Any] = getattr(import_module(f"dataset_conversion.{module}"), name)
         return function
 
-    def __call__(self, options: Options, **arguments: Any) -> Path:
+    def __call__(self, source: Path, options: Options, **own: Any) -> Path:
         """Convert.
 
         Args:
+            source: folder or archive, as ``about`` says.
             options: the user's choices.
-            **arguments: ``source`` and own options, by name.
+            **own: own options, by name.
 
         Returns:
             The dataset folder.
@@ -106,14 +110,46 @@ class Converter:
         Raises:
             UserError: something is missing, ambiguous or damaged.
         """
-        return self.load()(options=options, **arguments, **self.fixed)
+        from dataset_conversion.engine import convert_source
+
+        sources = {option.name for option in self.own if option.is_source}
+        further = {name: path for name, path in own.items() if name in sources and path is not None}
+        find = partial(self.load(), **{name: value for name, value in own.items() if name not in sources}, **self.fixed)
+        dataset = self.about.dataset if isinstance(self.about, KnownSource) else None
+        return convert_source(source, options, find, dataset, further)
+
+
+@dataclass(frozen=True)
+class Combination(Converter):
+    """A dataset made of others that are in nnU-Net raw format already.
+
+    Its function converts; its parameters are ``options`` and the own options.
+    """
+
+    has_source: ClassVar[bool] = False
+
+    def __call__(self, options: Options, **own: Any) -> Path:  # type: ignore[override] # there is no source
+        """Combine.
+
+        Args:
+            options: the user's choices.
+            **own: own options, by name.
+
+        Returns:
+            The dataset folder.
+
+        Raises:
+            UserError: the datasets are missing or do not fit together.
+        """
+        folder: Path = self.load()(options=options, **own)
+        return folder
 
 
 CONVERTERS = (
     Converter(
         "msd",
         catalogue.MSD,
-        "msd:convert_msd",
+        "msd:find_cases",
         own=(
             OwnOption(
                 "validation",
@@ -127,14 +163,16 @@ CONVERTERS = (
     Converter(
         "nih-pancreas",
         catalogue.NIH_PANCREAS,
-        "nih_pancreas:convert_nih_pancreas",
-        own=(OwnOption("labels", Path | None, "Folder or zip with the labels, if not in SOURCE.", default=None),),
+        "nih_pancreas:find_cases",
+        own=(
+            OwnOption("labels", Path | None, "Folder or zip with the labels, if not in SOURCE.", None, is_source=True),
+        ),
     ),
-    Converter("sliver07", catalogue.SLIVER07, "sliver07:convert_sliver07"),
+    Converter("sliver07", catalogue.SLIVER07, "sliver07:find_cases"),
     Converter(
         "lits",
         catalogue.LITS,
-        "lits:convert_lits",
+        "lits:find_cases",
         own=(
             OwnOption(
                 "labelled",
@@ -158,15 +196,11 @@ CONVERTERS = (
             ),
         ),
     ),
-    Converter("chaos-ct", catalogue.CHAOS_CT, "chaos:convert_chaos", fixed=MappingProxyType({"part": "CT"})),
-    Converter(
-        "chaos-t1dual", catalogue.CHAOS_T1DUAL, "chaos:convert_chaos", fixed=MappingProxyType({"part": "T1DUAL"})
-    ),
-    Converter(
-        "chaos-t2spir", catalogue.CHAOS_T2SPIR, "chaos:convert_chaos", fixed=MappingProxyType({"part": "T2SPIR"})
-    ),
-    Converter("btcv", catalogue.BTCV, "btcv:convert_btcv"),
-    Converter(
+    Converter("chaos-ct", catalogue.CHAOS_CT, "chaos:find_cases", fixed=MappingProxyType({"part": "CT"})),
+    Converter("chaos-t1dual", catalogue.CHAOS_T1DUAL, "chaos:find_cases", fixed=MappingProxyType({"part": "T1DUAL"})),
+    Converter("chaos-t2spir", catalogue.CHAOS_T2SPIR, "chaos:find_cases", fixed=MappingProxyType({"part": "T2SPIR"})),
+    Converter("btcv", catalogue.BTCV, "btcv:find_cases"),
+    Combination(
         "union",
         Text(
             "One dataset of a fully labelled and several partially labelled ones, for nnUNetTrainerPaNN",
@@ -188,6 +222,14 @@ CONVERTERS = (
             ),
             OwnOption("exclude", list[str] | None, "Case of the union to leave out; may be repeated.", default=None),
         ),
-        has_source=False,
     ),
 )
+
+
+def converter(command: str) -> Converter:
+    """The converter of a command, such as "lits".
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return {one.command: one for one in CONVERTERS}[command]

@@ -7,40 +7,12 @@ from pathlib import Path
 
 from dataset_conversion import catalogue
 from dataset_conversion.cases import FileCase
-from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
-from dataset_conversion.options import Options
-from dataset_conversion.source import files_below, opened
+from dataset_conversion.engine import Findings
+from dataset_conversion.source import files_below
 from dataset_conversion.splits import k_folds
 from nnunet_ext.core.errors import UserError
 
 _FILE = re.compile(r"liver-(orig|seg)(\d{3})(?:_(?:train|test))?\.(?:mhd|nii|nii\.gz)", re.IGNORECASE)
-
-DATASET = Dataset(
-    number=502,
-    name="SLIVER07",
-    channel_names=("CT",),
-    labels={"background": 0, "liver": 1},
-    licence=catalogue.SLIVER07.licence,
-    reference=catalogue.SLIVER07.url,
-)
-
-
-def convert_sliver07(source: Path, options: Options) -> Path:
-    """Convert SLIVER07.
-
-    Args:
-        source: folder with scans and labels in any of their layouts, or with the zips.
-        options: the user's choices.
-
-    Returns:
-        The dataset folder.
-
-    Raises:
-        UserError: something is missing, ambiguous or damaged.
-    """
-    check_target(DATASET, options)  # before archives are unpacked
-    with opened(source, raw_folder() / f".unpacked-{source.name}") as (folder, temporary):
-        return convert(DATASET, find_cases(folder), options, source=source, source_is_temporary=temporary)
 
 
 def find_cases(folder: Path) -> Findings:

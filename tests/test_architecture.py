@@ -11,14 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
     "nnunet_ext.core": {"nnunet_ext"},
     "nnunet_ext.precision": set(),
+    "nnunet_ext.random_states": set(),
     "nnunet_ext.labels": {"nnunet_ext.precision"},
     "nnunet_ext.losses": {"nnunet_ext.labels", "nnunet_ext.precision"},
     "nnunet_ext.networks": {"nnunet_ext.labels", "nnunet_ext.precision", "nnunet_ext.losses"},
-    "nnunet_ext.data": {"nnunet_ext.core", "nnunet_ext.labels", "nnunet_ext.precision"},
+    "nnunet_ext.data": {"nnunet_ext.core", "nnunet_ext.labels", "nnunet_ext.precision", "nnunet_ext.random_states"},
     "nnunet_ext.training": {
         "nnunet_ext.core",
         "nnunet_ext.labels",
         "nnunet_ext.precision",
+        "nnunet_ext.random_states",
         "nnunet_ext.losses",
         "nnunet_ext.networks",
         "nnunet_ext.data",
@@ -99,3 +101,65 @@ def test_what_needs_no_torch_does_not_import_it(package):
 def test_all_rules_are_of_packages_that_exist():
     parts = {part(name) for name, _ in modules()}
     assert parts >= set(ALLOWED)
+
+
+# Modules without a test file of their own name, and the one that holds their tests.
+TESTED_IN = {
+    "nnunet_ext/cli/demo.py": "tests/test_documentation.py",
+    "nnunet_ext/cli/unlabelled.py": "tests/data/unlabelled/test_preprocess.py",
+    "nnunet_ext/core/console.py": "tests/core/test_errors.py",
+    "nnunet_ext/core/nifti_values.py": "tests/data/unlabelled/test_values.py",
+    "nnunet_ext/data/slice_distance_maps.py": "tests/trainers/test_coarse_to_fine.py",
+    "nnunet_ext/data/unlabelled/next_stage.py": "tests/trainers/test_sdnet_cascade.py",
+    "nnunet_ext/data/unlabelled/ready.py": "tests/trainers/test_sdnet_unlabelled.py",
+    "nnunet_ext/data/unlabelled/store.py": "tests/data/unlabelled/test_preprocess.py",
+    "nnunet_ext/data/unlabelled_loader.py": "tests/trainers/test_sdnet_unlabelled.py",
+    "nnunet_ext/evaluation/picture.py": "tests/evaluation/test_report.py",
+    "nnunet_ext/evaluation/worker.py": "tests/evaluation/test_folders.py",
+    **{
+        f"nnunet_ext/phantom/{name}.py": f"tests/dataset_conversion/test_{name}.py"
+        for name in ("btcv", "chaos", "lits", "msd", "nih_pancreas", "sliver07")
+    },
+    "nnunet_ext/phantom/contrast.py": "tests/phantom/test_anatomy.py",
+    "nnunet_ext/phantom/dicom.py": "tests/dataset_conversion/formats/test_dicom.py",
+    "nnunet_ext/phantom/layout.py": "tests/dataset_conversion/test_msd.py",
+    "nnunet_ext/plugin/registry.py": "tests/test_documentation.py",
+    "nnunet_ext/plugin/search_path/nnunet_ext_plugin_trainers.py": "tests/plugin/test_lookup.py",
+    "nnunet_ext/precision.py": "tests/losses/test_boundary.py",
+    "nnunet_ext/training/adversarial.py": "tests/trainers/test_refined_gan.py",
+    "nnunet_ext/training/dual.py": "tests/trainers/test_sdnet_checkpoints.py",
+    "nnunet_ext/training/loaders.py": "tests/trainers/test_sdnet_unlabelled.py",
+    "nnunet_ext/training/partial_labels.py": "tests/trainers/test_pann.py",
+    "nnunet_ext/training/region_loss.py": "tests/trainers/test_multi_level.py",
+    "nnunet_ext/views/turned_plans.py": "tests/cli/test_views.py",
+    "dataset_conversion/cases.py": "tests/dataset_conversion/test_integrity.py",
+    "dataset_conversion/catalogue.py": "tests/dataset_conversion/test_registry.py",
+    "dataset_conversion/cli.py": "tests/dataset_conversion/test_registry.py",
+    "dataset_conversion/dataset.py": "tests/dataset_conversion/test_registry.py",
+    "dataset_conversion/options.py": "tests/dataset_conversion/test_registry.py",
+    **{
+        f"dataset_conversion/engine/{name}.py": "tests/dataset_conversion/test_msd.py"
+        for name in ("conversion", "doubts", "plan", "publish", "report", "work")
+    },
+    "dataset_conversion/formats/geometry.py": "tests/dataset_conversion/formats/test_volumes.py",
+    "dataset_conversion/formats/metaimage.py": "tests/dataset_conversion/test_headers.py",
+    "dataset_conversion/formats/nifti_geometry.py": "tests/dataset_conversion/test_headers.py",
+    "dataset_conversion/formats/nifti_header.py": "tests/dataset_conversion/test_headers.py",
+}
+
+
+def test_tests_mirror_the_packages():
+    """A maintainer finds the tests of a module by its name, or here."""
+    missing = []
+    for package, folder in (("nnunet_ext", "tests"), ("dataset_conversion", "tests/dataset_conversion")):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            place = file.relative_to(ROOT / package)
+            if place.name in ("__init__.py", "__main__.py"):
+                continue
+            module, own = f"{package}/{place}", f"{folder}/{place.parent}/test_{place.name}".replace("/./", "/")
+            named = TESTED_IN.get(module)
+            assert not (named and (ROOT / own).exists()), f"{module} has tests of its own name: take it off the list"
+            if not (ROOT / (named or own)).exists():
+                missing.append(module)
+    assert not missing
+    assert not [module for module in TESTED_IN if not (ROOT / module).exists()]

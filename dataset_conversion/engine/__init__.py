@@ -5,9 +5,20 @@ nothing unfinished can be mistaken for a dataset. Each case leaves a record when
 interruption takes it up from there. The source is only ever read.
 """
 
-from dataset_conversion.engine.conversion import convert
-from dataset_conversion.engine.plan import Dataset, Findings, check_target, folder_name, raw_folder
+from dataset_conversion.dataset import Dataset
+from dataset_conversion.engine.conversion import convert, convert_source
+from dataset_conversion.engine.plan import Findings, check_target, folder_name, raw_folder
 from dataset_conversion.engine.report import console
 from dataset_conversion.engine.work import Record
 
-__all__ = ["Dataset", "Findings", "Record", "check_target", "console", "convert", "folder_name", "raw_folder"]
+__all__ = [
+    "Dataset",
+    "Findings",
+    "Record",
+    "check_target",
+    "console",
+    "convert",
+    "convert_source",
+    "folder_name",
+    "raw_folder",
+]

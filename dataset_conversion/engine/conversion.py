@@ -2,28 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from dataset_conversion import checks
 from dataset_conversion.cases import Case
+from dataset_conversion.dataset import Dataset
 from dataset_conversion.engine.plan import (
-    Dataset,
     Findings,
     check_cases,
     check_headers,
     check_preprocessed_split,
     check_sources_stay,
     check_target,
+    raw_folder,
 )
 from dataset_conversion.engine.publish import publish
 from dataset_conversion.engine.report import console, dataset_json, describe, print_summary, without
 from dataset_conversion.engine.work import Job, Record, check_images_differ, results, write_json
 from dataset_conversion.options import Options
 from dataset_conversion.remarks import together
-from dataset_conversion.source import natural_key
+from dataset_conversion.source import natural_key, opened
 from nnunet_ext.core.errors import UserError
+
+
+def convert_source(
+    source: Path,
+    options: Options,
+    find: Callable[..., Findings],
+    dataset: Dataset | None = None,
+    further: Mapping[str, Path] | None = None,
+) -> Path:
+    """Unpack what the user points at, find its cases and convert them.
+
+    Args:
+        source: folder or archive.
+        options: the user's choices.
+        find: gives the findings of an unpacked folder.
+        dataset: what is true of the dataset as a whole; None where ``find`` says it.
+        further: folders or archives beside the source, by the name of the parameter of ``find`` that takes the folder.
+
+    Returns:
+        The dataset folder.
+
+    Raises:
+        UserError: something is missing, ambiguous or damaged.
+    """
+    if dataset is not None:
+        check_target(dataset, options)  # before archives are unpacked
+    with ExitStack() as stack:
+        folder, temporary = stack.enter_context(opened(source, raw_folder() / f".unpacked-{source.name}"))
+        folders = {
+            name: stack.enter_context(opened(path, raw_folder() / f".unpacked-{name}-{path.name}"))[0]
+            for name, path in (further or {}).items()
+        }
+        findings = find(folder, **folders)
+        described = findings.dataset or dataset
+        assert described is not None, f"{find} says nothing of the dataset"
+        return convert(described, findings, options, source=source, source_is_temporary=temporary)
 
 
 def convert(

@@ -5,46 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dataset_conversion.cases import Case, Subset
+from dataset_conversion.dataset import Dataset
 from dataset_conversion.engine.doubts import doubts_on, sentence, with_force
 from dataset_conversion.options import Options
-from dataset_conversion.plausible import ABDOMEN_MM
 from dataset_conversion.remarks import together
 from dataset_conversion.splits import Split
 from nnunet_ext.core.environment import folder_value
 from nnunet_ext.core.errors import UserError
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What is true of the dataset as a whole.
-
-    Attributes:
-        number: its usual dataset id.
-        name: nnU-Net's dataset name without the number.
-        channel_names: by channel; decides nnU-Net's normalisation.
-        labels: value by name, consecutive from background 0.
-        licence: terms under which the data may be used.
-        reference: where the data come from.
-        file_ending: ``.nii.gz`` or ``.nii``, of every file nnU-Net will read.
-        field_of_view_mm: shortest and longest plausible length of an image's longest edge.
-        extra: further keys for dataset.json, ignored by nnU-Net.
-    """
-
-    number: int
-    name: str
-    channel_names: Sequence[str]
-    labels: Mapping[str, int]
-    licence: str
-    reference: str
-    file_ending: str = ".nii.gz"
-    field_of_view_mm: tuple[float, float] = ABDOMEN_MM
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,6 +30,7 @@ class Findings:
         problems: what is wrong with single cases; the conversion stops once all have been looked at.
         doubts: sentences on what most likely is a mistake; with ``--force`` they are notes.
         split: folds for ``splits_final.json``; None leaves them to nnU-Net.
+        dataset: what the source says of itself as a whole; None where that is known beforehand.
     """
 
     cases: list[Case] = field(default_factory=list)
@@ -66,6 +39,7 @@ class Findings:
     problems: list[UserError] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     split: Split | None = None
+    dataset: Dataset | None = None
 
     def names(self, subset: Subset) -> list[str]:
         """Names of the cases of one subset, in their order."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from dataset_conversion.engine.plan import Dataset, Findings, folder_name
+from dataset_conversion.dataset import Dataset
+from dataset_conversion.engine.plan import Findings, folder_name
 from dataset_conversion.engine.work import Record
 from dataset_conversion.options import Options
 from dataset_conversion.splits import Split

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_conversion import checks
 from dataset_conversion.cases import Case, Scan, SkipCaseError, Subset
+from dataset_conversion.dataset import Dataset
 from dataset_conversion.engine.doubts import doubts_on, sentence, with_force
-from dataset_conversion.engine.plan import Dataset
 from dataset_conversion.formats.geometry import Geometry
 from dataset_conversion.formats.volumes import Volume, nifti_ending, read_volume, write_nifti
 from dataset_conversion.options import Options
 from nnunet_ext import __version__
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import replaced_when_complete, write_text
+from nnunet_ext.core.records import file_state, fingerprint, keep, kept
 
 if TYPE_CHECKING:  # where only headers are looked at, importing numpy would take most of the time
     import numpy as np
@@ -33,7 +33,6 @@ class Record:
     Attributes:
         name: case identifier.
         subset: see :class:`~dataset_conversion.cases.Case`.
-        fingerprint: sizes and times of the source files and the settings that matter.
         images: one path per channel, absolute or relative to the dataset folder.
         label: likewise.
         orientation: axis codes of the image, such as ``LPS``.
@@ -45,7 +44,6 @@ class Record:
 
     name: str
     subset: Subset
-    fingerprint: str
     images: list[str] = field(default_factory=list)
     label: str | None = None
     orientation: str = ""
@@ -65,17 +63,16 @@ class Job:
 
     def __call__(self, case: Case) -> Record:
         """Convert one case, or give the record of an earlier run that still holds."""
-        record = Record(case.name, case.subset, "")
+        record = Record(case.name, case.subset)
         try:
-            record.fingerprint = self._fingerprint(case)
+            made_from = self._made_from(case)
         except OSError as error:  # a link to a file that is gone, among others
             record.problem = sentence(error)
             return record
         stamp = None if self.folder is None else self.folder / "records" / f"{case.name}.json"
-        if stamp is not None and stamp.is_file():
-            finished = Record(**json.loads(stamp.read_text(encoding="utf-8")))
-            if finished.fingerprint == record.fingerprint:
-                return finished
+        finished = None if stamp is None else kept(stamp, made_from)
+        if finished is not None:
+            return Record(**finished)
         try:
             scan = self._checked(case.read(self.options.check), case, record)
         except SkipCaseError as reason:
@@ -88,13 +85,14 @@ class Job:
             self._write(scan, record)
             # nothing is gained by remembering a case of which only two headers were read
             if self.options.check == "full" or not all(Path(path).is_absolute() for path in record.images):
-                write_json(stamp, asdict(record))
+                keep(stamp, made_from, asdict(record))
         return record
 
-    def _fingerprint(self, case: Case) -> str:
-        files = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in case.sources()]
-        settings = (__version__, self.dataset, self.options.mode, self.options.check, self.options.force, case, files)
-        return hashlib.sha256(repr(settings).encode()).hexdigest()
+    def _made_from(self, case: Case) -> str:
+        """Fingerprint of the source files and the settings that matter."""
+        files = [(path.name, file_state(path)) for path in case.sources()]
+        options = (self.options.mode, self.options.check, self.options.force)
+        return fingerprint(__version__, self.dataset, options, case, files)
 
     def _checked(self, scan: Scan, case: Case, record: Record) -> Scan:
         if len(scan.channels) != len(self.dataset.channel_names):

@@ -57,9 +57,14 @@ def write_together(folder: Path, files: Mapping[str, str]) -> None:
                     stream.flush()
                     os.fsync(stream.fileno())
     except OSError as error:  # no room on the disk, no permission, a share that went away
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror or error}; make room there or choose another folder with -o"
-        ) from error
+        raise not_written(folder, error) from error
+
+
+def not_written(folder: Path, error: OSError) -> UserError:
+    """What to say of an output folder that cannot be written to."""
+    return UserError(
+        f"cannot write to {folder}: {error.strerror or error}; make room there or choose another folder with -o"
+    )
 
 
 def make_folder(folder: Path) -> None:

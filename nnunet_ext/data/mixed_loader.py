@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from numpy.typing import NDArray
+
+from nnunet_ext.random_states import kept_random_states
 
 
 class MixedDataLoader(nnUNetDataLoader):
@@ -78,7 +79,8 @@ class MixedDataLoader(nnUNetDataLoader):
         """
         counts = _Counts(classes, ignore_label)
         final = np.array(self.final_patch_size)
-        with _own_random_numbers(seed):
+        with kept_random_states():
+            np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from the global generator
             for n in range(patches):
                 case = np.random.choice(self.full_cases)  # noqa: NPY002
                 allowed = annotations[np.random.randint(len(annotations))]  # noqa: NPY002
@@ -123,14 +125,3 @@ class _Counts:
 
     def proportions(self) -> NDArray[np.float64]:
         return self.inside / max(1, self.all)
-
-
-@contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Within this context nnU-Net's code draws from a generator of our own; the run's own stays as it is."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

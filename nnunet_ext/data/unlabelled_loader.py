@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
-import numpy as np
-import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+from nnunet_ext.random_states import kept_random_states, random_states, restore_random_states, seed_loaders
 
 
 class UnlabelledDataLoader(nnUNetDataLoader):
@@ -66,21 +65,17 @@ class OwnRandomNumbers(Iterator[dict[str, Any]]):
 
     def __init__(self, loader: Iterator[dict[str, Any]], seed: int) -> None:
         self.loader = loader
-        outside = _get()
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from the global generator
-        torch.random.default_generator.manual_seed(seed)  # that of the CPU alone
-        self.states = _get()
-        _put(outside)
+        with kept_random_states():
+            seed_loaders(seed)
+            self.states = random_states()
 
     def __next__(self) -> dict[str, Any]:
-        outside = _get()
-        _put(self.states)
-        try:
-            return next(self.loader)
-        finally:
-            self.states = _get()
-            _put(outside)
+        with kept_random_states():
+            restore_random_states(self.states)
+            try:
+                return next(self.loader)
+            finally:
+                self.states = random_states()
 
 
 class JoinedBatches(Iterator[dict[str, Any]]):
@@ -113,14 +108,3 @@ def stop(loader: Iterator[dict[str, Any]]) -> None:
     """Stop the worker processes of a loader, if it has any."""
     if isinstance(loader, NonDetMultiThreadedAugmenter):
         loader._finish()
-
-
-def _get() -> tuple[Any, ...]:
-    """States of the generators that a loader draws from."""
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-
-
-def _put(states: tuple[Any, ...]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    torch.set_rng_state(states[2])

@@ -68,7 +68,7 @@ def box_plots(
             for row, evaluation in enumerate(models.values())
             for column, label in enumerate(labels)
         }
-        limits = _limits([values.to_numpy() for values in groups.values()])
+        limits = axis_limits([values.to_numpy() for values in groups.values()])
         outside = 0
         for (row, column), values in groups.items():
             if values.empty:
@@ -91,7 +91,7 @@ def box_plots(
         return svg_text(figure, column_head(described), identifier), tips
 
 
-def _limits(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
+def axis_limits(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
     """Axis limits: all values, unless a few distant ones would flatten every box to a line; means always within."""
     everything = np.concatenate([g[np.isfinite(g)] for g in groups])
     if everything.size == 0:

@@ -8,7 +8,6 @@ which dense noise has as many as the image has voxels: indices, points and dista
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -27,6 +26,8 @@ Method = Literal["auto", "tree", "transform"]
 _BUILD_S = 1.5e-7  # per point put into the tree
 _QUERY_S = 8e-7  # per point asked for, at the least
 _TRANSFORM_S = 8e-8  # per voxel and mask
+_POINT_S = 1.1e-8  # per point of the tree that is at most _AROUND voxels farther than the nearest one
+_AROUND = 3
 _PROBE = 512  # points asked for before the tree's true cost is judged
 _FEW = 4096  # points that the tree finds before the shells are set up
 # Border voxels worked on at a time: at least, at most, and as a share of the voxels. Large blocks are quicker while
@@ -225,22 +226,31 @@ def _tree(mask: Mask, spacing: npt.NDArray[np.float64]) -> cKDTree:
     return cKDTree(points, leafsize=32, balanced_tree=False, compact_nodes=False)
 
 
+def _tree_seconds(
+    tree: cKDTree, sample: npt.NDArray[np.float64], nearest: npt.NDArray[np.float64], spacing: npt.NDArray[np.float64]
+) -> float:
+    """Estimated time of a query: it looks at the points that are hardly farther than the nearest one.
+
+    Counted, not timed: what else runs on the machine does not change the choice.
+    """
+    few = slice(None, None, 4)
+    around = nearest[few] + _AROUND * float(np.prod(spacing)) ** (1 / len(spacing))
+    return _QUERY_S + _POINT_S * float(np.mean(tree.query_ball_point(sample[few], around, return_length=True)))
+
+
 def _by_tree(
     queries: npt.NDArray[np.intp], other: Mask, spacing: npt.NDArray[np.float64], may_change: bool, workers: int
 ) -> list[Distances]:
     tree = _tree(other, spacing)
     bound = np.inf
     if may_change and queries.size > 8 * _PROBE:
-        # Far from the surface a query visits many nodes. A sample tells what the rest will cost, and how far to look.
+        # A sample tells how far to look, and what the rest will cost: far from the surface a query visits many points.
         sample = _points(queries[np.linspace(0, queries.size - 1, _PROBE).astype(np.intp)], other.shape, spacing)
-        seconds = []
-        for part in np.array_split(sample, 4):
-            # Time of this thread, and the quickest part: other load on the machine must not change the choice.
-            start = time.thread_time()
-            nearest = np.asarray(tree.query(part)[0])
-            seconds.append((time.thread_time() - start) / len(part))
-            bound = max(float(nearest.max()), 0.0 if np.isinf(bound) else bound)
-        if min(seconds) * queries.size > 1.2 * _TRANSFORM_S * other.size and other.size <= _WHOLE_VOXELS:
+        nearest = np.asarray(tree.query(sample)[0])
+        bound = float(nearest.max())
+        if _tree_seconds(tree, sample, nearest, spacing) * queries.size > 1.2 * _TRANSFORM_S * other.size and (
+            other.size <= _WHOLE_VOXELS
+        ):
             del tree
             return _by_transform(queries, other, spacing, _WHOLE_VOXELS)
     found = []

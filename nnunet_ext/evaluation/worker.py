@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from nnunet_ext import __version__
-from nnunet_ext.core.files import write_together
+from nnunet_ext.core.files import not_written
+from nnunet_ext.core.records import file_state, fingerprint, keep, kept
 from nnunet_ext.evaluation.case import evaluate_pair
 from nnunet_ext.evaluation.cases import CasePair
 from nnunet_ext.evaluation.conventions import Conventions
@@ -74,31 +73,30 @@ class _HeaderError(_CaseError):
 
 def evaluate_case(job: Job, pair: CasePair) -> Record | str:
     """The record of a case, or a sentence on why there is none; runs in a worker process."""
-    fingerprint = _fingerprint(job, pair)
+    made_from = _made_from(job, pair)
     stored = None if job.cache is None else job.cache / f"{pair.case}.json"
-    if stored is not None and stored.is_file():
-        try:
-            content = json.loads(stored.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not to be read; it is computed again
-            content = {}
-        if isinstance(content, dict) and content.get("fingerprint") == fingerprint:
-            return content["record"]
+    found: Record | None = None if stored is None else kept(stored, made_from)
+    if found is not None:
+        return found
     try:
         record = _score(job, pair)
     except (_CaseError, UnreadableError) as error:
         return str(error)
     if stored is not None:
-        write_together(stored.parent, {stored.name: json.dumps({"fingerprint": fingerprint, "record": record})})
+        try:
+            keep(stored, made_from, record)
+        except OSError as error:
+            raise not_written(stored.parent, error) from error
     return record
 
 
-def _fingerprint(job: Job, pair: CasePair) -> str:
+def _made_from(job: Job, pair: CasePair) -> str:
     """Hash of all that decides a record: the files by size and date, the classes and the conventions."""
-    files = []
-    for path in (pair.reference, pair.prediction):
-        state = path.stat() if path.exists() else None
-        files.append((str(path.absolute()), state and state.st_size, state and state.st_mtime_ns))
-    parts = (
+    files = [
+        (str(path.absolute()), file_state(path) if path.exists() else None)
+        for path in (pair.reference, pair.prediction)
+    ]
+    return fingerprint(
         __version__,
         files,
         pair.fold,
@@ -109,7 +107,6 @@ def _fingerprint(job: Job, pair: CasePair) -> str:
         job.match,
         job.annotated.get(pair.case),
     )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _score(job: Job, pair: CasePair) -> Record:

@@ -159,13 +159,8 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
         file = VGG19.find() if self._starts_from_imagenet else None
         if file is None:
             return
-        weights = VGG19.read(file)
         network: Any = bare(self.network)
-        try:
-            for stage in (network.first, network.second):
-                stage.encoder.load_imagenet(weights)
-        except ValueError as error:
-            raise UserError(f"{file} does not hold the weights of VGG-19: {error}.") from error
+        VGG19.load(file, (network.first.encoder, network.second.encoder))
         self.print_to_log_file(f"Both encoders start from the ImageNet weights of {file}.")
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:

@@ -227,12 +227,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
             # In the paper all backbones start from ImageNet, but nothing else depends on it.
             self.print_to_log_file(f"All weights start at random; for those of ImageNet: {RESNET18.advice()}.")
             return
-        weights = RESNET18.read(file)
-        try:
-            for backbone in network.backbones():
-                backbone.load_imagenet(weights)
-        except ValueError as error:
-            raise UserError(f"{file} does not hold the weights of ResNet-18: {error}.") from error
+        RESNET18.load(file, network.backbones())
         self.print_to_log_file(f"The backbones start from the ImageNet weights of {file}.")
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:

@@ -93,7 +93,7 @@ class nnUNetTrainerSDNet(DualTrainer):
     options: SDNetOptions
 
     dataloader_train: Any
-    _resumed_unlabelled_states: tuple[Any, ...] | None = None
+    _resumed_unlabelled_states: dict[str, Any] | None = None
     _unlabelled: nnUNetBaseDataset | None = None
     _switched: SwitchedLoader | None = None
     _waiting: OwnRandomNumbers | None = None
@@ -417,7 +417,10 @@ class nnUNetTrainerSDNet(DualTrainer):
     def load_extension_state(self, state: dict[str, Any]) -> None:
         """With what :meth:`extension_state` adds."""
         super().load_extension_state(state)
-        self._resumed_unlabelled_states = state.get("unlabelled_random_states")
+        states = state.get("unlabelled_random_states")
+        if isinstance(states, tuple):  # of an earlier version
+            states = dict(zip(("python", "numpy", "torch"), states, strict=True))
+        self._resumed_unlabelled_states = states
 
 
 class nnUNetTrainerSDNetLabelled(nnUNetTrainerSDNet):

@@ -18,12 +18,11 @@ from torch import distributed as dist
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.labels import LabelLayout
+from nnunet_ext.random_states import random_states, restore_random_states
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork, OptimizerFactory, SchedulerFactory
 from nnunet_ext.training.checkpoint import (
     EXTENSION_KEY,
-    random_states,
     read_checkpoint,
-    restore_random_states,
     write_checkpoint,
 )
 from nnunet_ext.training.curves import LossCurves, mean_of_known
@@ -195,7 +194,7 @@ class ExtendedTrainer(nnUNetTrainer):
         """
         self._check_previous_stage()
         super().on_train_start()
-        fresh = [name for name, helper in self.auxiliary.items() if not helper.was_restored]
+        fresh = [name for name, network in self.auxiliary.items() if not network.was_restored]
         if fresh:
             self.print_to_log_file(f"Auxiliary networks that start from random weights: {', '.join(fresh)}.")
         # Only here: starting the loaders draws random numbers too. Only on the first rank, whose states these are;
@@ -226,8 +225,8 @@ class ExtendedTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Set the learning rates of this epoch, those of the auxiliary networks included."""
         super().on_train_epoch_start()
-        for helper in self.auxiliary.values():
-            helper.start_epoch(self.current_epoch)
+        for network in self.auxiliary.values():
+            network.start_epoch(self.current_epoch)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Log the loss as stock nnU-Net does, and its terms."""
@@ -270,7 +269,7 @@ class ExtendedTrainer(nnUNetTrainer):
     def extension_state(self) -> dict[str, Any]:
         """All state beyond the stock checkpoint's; a derived trainer adds its own to it."""
         return {
-            AUXILIARY: {name: helper.state_dict() for name, helper in self.auxiliary.items()},
+            AUXILIARY: {name: network.state_dict() for name, network in self.auxiliary.items()},
             "loss_curves": self.loss_curves.state_dict(),
             "random_states": random_states(self.device),
             "options": self.options.as_dict(),
@@ -279,9 +278,9 @@ class ExtendedTrainer(nnUNetTrainer):
     def load_extension_state(self, state: dict[str, Any]) -> None:
         """Restore :meth:`extension_state`; what an older checkpoint lacks stays as it is and is named in the log."""
         saved = state.get(AUXILIARY, {})
-        for name, helper in self.auxiliary.items():
+        for name, network in self.auxiliary.items():
             if name in saved:
-                helper.load_state_dict(saved[name])
+                network.load_state_dict(saved[name])
         if "loss_curves" in state:
             self.loss_curves.load_state_dict(state["loss_curves"])
         self._resumed_random_states = state.get("random_states")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -61,24 +59,3 @@ def read_checkpoint(filename: str | os.PathLike[str], trainer_name: str, network
             f"{trainer_name}: {advice}."
         )
     return checkpoint
-
-
-def random_states(device: torch.device) -> dict[str, Any]:
-    """States of all random number generators that a training step draws from."""
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 - nnU-Net's loaders draw from the global generator
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Set the generators to what :func:`random_states` recorded."""
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    torch.set_rng_state(states["torch"].cpu())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].cpu(), device)

@@ -18,10 +18,10 @@ def hard_counts(logits: torch.Tensor, target: torch.Tensor, layout: LabelLayout)
         layout: of the labels. Ignored voxels do not count.
     """
     truth, valid = layout.maps(target, logits.shape[1])
+    # float16 as in nnU-Net: the memory of a one-hot map is not small
     if layout.regions:
-        predicted = layout.hard(logits)
+        predicted = layout.hard(logits).half()
     else:
-        # float16 as in nnU-Net: the memory of a one-hot map is not small
         predicted = torch.zeros(logits.shape, device=logits.device, dtype=torch.float16)
         predicted.scatter_(1, logits.argmax(1, keepdim=True), 1)
     axes = [0, *range(2, logits.ndim)]

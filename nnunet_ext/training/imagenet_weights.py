@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -15,6 +17,17 @@ from safetensors.torch import load_file
 from nnunet_ext.core.errors import UserError
 
 RANDOM = "random"
+
+
+class Backbone(Protocol):
+    """A network that takes the weights of an ImageNet classifier."""
+
+    def load_imagenet(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take the weights, by their names in torchvision.
+
+        Raises:
+            ValueError: they do not fit.
+        """
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,19 @@ class ImageNetWeights:
         if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
             raise UserError(f"{file} holds no weights by name: give a file with those of {self.name}.")
         return weights
+
+    def load(self, file: Path, backbones: Iterable[Backbone]) -> None:
+        """Give the weights of a file to networks.
+
+        Raises:
+            UserError: the file holds other weights, or none.
+        """
+        weights = self.read(file)
+        try:
+            for backbone in backbones:
+                backbone.load_imagenet(weights)
+        except ValueError as error:
+            raise UserError(f"{file} does not hold the weights of {self.name}: {error}.") from error
 
     def _torchvision_file(self) -> Path:
         return Path(torch.hub.get_dir()) / "checkpoints" / self.torchvision

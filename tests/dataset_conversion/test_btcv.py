@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from dataset_conversion.btcv import DATASET, block_split, convert_btcv
-from dataset_conversion.catalogue import BTCV_CASES
+from dataset_conversion.btcv import block_split
+from dataset_conversion.catalogue import BTCV, BTCV_CASES
 from dataset_conversion.options import Options
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.anatomy import BTCV_LABELS
 from nnunet_ext.phantom.btcv import VARIANTS, write_btcv
+from tests.dataset_conversion.converting import convert_btcv
 from tests.dataset_conversion.dataset_truth import assert_equals, folds, report, snapshot
 
 SHAPE = (8, 20, 24)
@@ -24,8 +25,8 @@ def test_every_variant_equals_truth(raw, tmp_path, variant, mode):
 
 
 def test_labels_are_numbered_as_in_the_challenge():
-    assert list(DATASET.labels.values()) == list(BTCV_LABELS.values())
-    assert [name.replace(" ", "_") for name in DATASET.labels][:10] == list(BTCV_LABELS)[:10]
+    assert list(BTCV.dataset.labels.values()) == list(BTCV_LABELS.values())
+    assert [name.replace(" ", "_") for name in BTCV.dataset.labels][:10] == list(BTCV_LABELS)[:10]
 
 
 def copy_as(folder: Path, source: str, target: str) -> None:

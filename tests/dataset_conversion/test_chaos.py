@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_conversion.chaos import convert_chaos
 from dataset_conversion.options import Options
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom import dicom
 from nnunet_ext.phantom.chaos import OLD_GREY_VALUES, write_chaos
+from tests.dataset_conversion.converting import convert_chaos
 from tests.dataset_conversion.dataset_truth import assert_equals, folds, report, snapshot
 
 SHAPE = (8, 20, 24)

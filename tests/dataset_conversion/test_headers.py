@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.lits import convert_lits
-from dataset_conversion.msd import convert_msd
 from dataset_conversion.options import Options
-from dataset_conversion.plausible import ABDOMEN_MM, implausible
-from dataset_conversion.sliver07 import convert_sliver07
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.layout import Layout
 from nnunet_ext.phantom.lits import write_lits
 from nnunet_ext.phantom.msd import write_msd
 from nnunet_ext.phantom.sliver07 import write_sliver07
+from tests.dataset_conversion.converting import convert_lits, convert_msd, convert_sliver07
 from tests.dataset_conversion.dataset_truth import assert_equals, report
 
 SHAPE = (8, 20, 24)
@@ -198,27 +195,6 @@ def test_unit_that_no_scanner_has(raw, task, code, said):
     patch(task, (UNITS, "<B", code))
     with pytest.raises(UserError, match=rf"imagesTr/{CASE}.nii.gz has voxels of .* mm and is .* mm long, .*: {said}"):
         convert_msd(task.folder, Options())
-
-
-@pytest.mark.parametrize(
-    ("size", "spacing", "limits", "said"),
-    [
-        ((512, 512, 100), (0.7, 0.7, 5), ABDOMEN_MM, ""),
-        ((512, 512, 987), (1.0, 1.0, 1.0), ABDOMEN_MM, ""),
-        ((24, 20, 8), (1.0, 1.0, 1.0), ABDOMEN_MM, ""),
-        ((35, 51, 35), (1.0, 1.0, 1.01), (20, 2500), ""),
-        ((512, 512, 100), (0.07, 0.07, 0.5), ABDOMEN_MM, "numbers fit centimetres"),
-        ((512, 512, 100), (0.0007, 0.0007, 0.005), ABDOMEN_MM, "numbers fit metres"),
-        ((512, 512, 100), (700, 700, 5000), ABDOMEN_MM, "numbers fit micrometres"),
-        ((512, 512, 100), (0.7, 0.7, 0.04), ABDOMEN_MM, "no body scan has"),
-        ((512, 512, 100), (0.7, 0.7, 60), ABDOMEN_MM, "no body scan has"),
-        ((40, 40, 40), (25, 25, 25), ABDOMEN_MM, "no body scan has"),
-        ((512, 512, 2000), (0.7, 0.7, 2), ABDOMEN_MM, "4e+03 mm long, which no body scan has"),
-    ],
-)
-def test_plausible_grids(size, spacing, limits, said):
-    found = implausible(size, spacing, field_of_view=limits)
-    assert said in found and bool(said) == bool(found)
 
 
 @pytest.mark.parametrize("change", [lambda a: a + 1000, lambda a: a.clip(-160, 240)])

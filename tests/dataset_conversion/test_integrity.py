@@ -6,13 +6,7 @@ from types import SimpleNamespace
 import pytest
 from nnunetv2.experiment_planning import verify_dataset_integrity as integrity
 
-from dataset_conversion.btcv import convert_btcv
-from dataset_conversion.chaos import convert_chaos
-from dataset_conversion.lits import convert_lits
-from dataset_conversion.msd import convert_msd
-from dataset_conversion.nih_pancreas import convert_nih_pancreas
 from dataset_conversion.options import Options
-from dataset_conversion.sliver07 import convert_sliver07
 from nnunet_ext.phantom.btcv import write_btcv
 from nnunet_ext.phantom.chaos import write_chaos
 from nnunet_ext.phantom.contrast import CT, MR_T2_SPIR
@@ -20,6 +14,14 @@ from nnunet_ext.phantom.lits import write_lits
 from nnunet_ext.phantom.msd import write_msd
 from nnunet_ext.phantom.nih_pancreas import write_nih_pancreas
 from nnunet_ext.phantom.sliver07 import write_sliver07
+from tests.dataset_conversion.converting import (
+    convert_btcv,
+    convert_chaos,
+    convert_lits,
+    convert_msd,
+    convert_nih_pancreas,
+    convert_sliver07,
+)
 
 SHAPE = (8, 20, 24)
 CASES = {

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.lits import convert_lits
 from dataset_conversion.options import Options
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.lits import VARIANTS, write_lits
+from tests.dataset_conversion.converting import convert_lits
 from tests.dataset_conversion.dataset_truth import assert_equals, folds, report, snapshot
 
 SHAPE = (8, 20, 24)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataset_conversion.msd import convert_msd
 from dataset_conversion.options import Options
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.contrast import CT, MR_T1_IN_PHASE
 from nnunet_ext.phantom.layout import Layout
 from nnunet_ext.phantom.msd import write_msd
+from tests.dataset_conversion.converting import convert_msd
 from tests.dataset_conversion.dataset_truth import assert_equals, snapshot
 
 SHAPE = (8, 20, 24)
@@ -470,11 +470,11 @@ def test_command_line_without_room_for_the_dataset(raw, task, monkeypatch):
 
 def test_killed_conversion_is_no_dataset_and_is_resumed(raw, task):
     code = (
-        "import os, sys; from pathlib import Path; from dataset_conversion import msd; "
+        "import os, sys; from pathlib import Path; from dataset_conversion.registry import converter; "
         "from dataset_conversion.engine import work; from dataset_conversion.options import Options; "
-        "write = work.write_json; "
-        "stop = lambda path, content: (write(path, content), path.stem.endswith('_002') and os._exit(9)); "
-        "work.write_json = stop; msd.convert_msd(Path(sys.argv[1]), Options(mode='copy'))"
+        "keep = work.keep; "
+        "stop = lambda path, *record: (keep(path, *record), path.stem.endswith('_002') and os._exit(9)); "
+        "work.keep = stop; converter('msd')(Path(sys.argv[1]), Options(mode='copy'))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(task.folder)], capture_output=True, check=False)
     assert done.returncode == 9
@@ -502,7 +502,7 @@ def test_help_needs_no_heavy_import():
 
 def test_conversion_needs_no_torch(raw, task):
     code = (
-        "import sys; from dataset_conversion.cli import app; from dataset_conversion import msd; "
+        "import sys; from dataset_conversion.cli import app; from dataset_conversion.registry import converter; "
         "assert 'torch' not in sys.modules and 'nnunetv2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from dataset_conversion.catalogue import NIH_CASES
-from dataset_conversion.nih_pancreas import convert_nih_pancreas, zhou_split
+from dataset_conversion.nih_pancreas import zhou_split
 from dataset_conversion.options import Options
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom import dicom
 from nnunet_ext.phantom.layout import write_apple_double
 from nnunet_ext.phantom.nih_pancreas import VARIANTS, write_nih_pancreas
+from tests.dataset_conversion.converting import convert_nih_pancreas
 from tests.dataset_conversion.dataset_truth import assert_equals, folds, report, snapshot
 
 SHAPE = (8, 20, 24)
@@ -78,7 +79,7 @@ def test_labels_elsewhere_and_zipped(raw, tmp_path):
     shutil.rmtree(labels)
     with pytest.raises(UserError, match=r"holds no label0001.nii.gz; the labels are a download of their own"):
         convert_nih_pancreas(layout.folder, Options())
-    assert_equals(convert_nih_pancreas(layout.folder, Options(), archive), layout)
+    assert_equals(convert_nih_pancreas(layout.folder, Options(), labels=archive), layout)
     assert [path.name for path in raw.iterdir()] == ["Dataset501_NIHPancreas"]
 
 

@@ -1,4 +1,4 @@
-"""The registry fits the conversion functions, and both command lines are made from it."""
+"""The registry fits the functions it names, and both command lines are made from it."""
 
 import ast
 import inspect
@@ -16,8 +16,8 @@ from dataset_conversion.registry import CONVERTERS, REQUIRED
 @pytest.mark.parametrize("converter", CONVERTERS, ids=lambda converter: converter.command)
 def test_entry_fits_its_function(converter):
     parameters = inspect.signature(converter.load()).parameters
-    named = {own.name for own in converter.own} | set(converter.fixed) | {"options"}
-    assert set(parameters) == named | ({"source"} if converter.has_source else set())
+    named = {own.name for own in converter.own} | set(converter.fixed)
+    assert set(parameters) == named | ({"folder"} if converter.has_source else {"options"})
     for own in converter.own:
         default = parameters[own.name].default
         assert default == (inspect.Parameter.empty if own.default is REQUIRED else own.default)

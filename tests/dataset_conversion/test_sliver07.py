@@ -5,9 +5,9 @@ import pytest
 import SimpleITK as sitk
 
 from dataset_conversion.options import Options
-from dataset_conversion.sliver07 import convert_sliver07
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.sliver07 import VARIANTS, write_sliver07
+from tests.dataset_conversion.converting import convert_sliver07
 from tests.dataset_conversion.dataset_truth import assert_equals, folds, report, snapshot
 
 SHAPE = (8, 20, 24)

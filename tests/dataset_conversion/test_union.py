@@ -8,13 +8,13 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from typer.testing import CliRunner
 
 from dataset_conversion.cli import app
-from dataset_conversion.msd import convert_msd
 from dataset_conversion.options import Options
 from dataset_conversion.organs import SYNONYMS, canonical, is_lesion_of
 from dataset_conversion.union import _read_folds, convert_union, image_digest, parse_request, read_raw_dataset
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.contrast import MR_T1_IN_PHASE, MR_T1_OPPOSED_PHASE
 from nnunet_ext.phantom.msd import write_msd
+from tests.dataset_conversion.converting import convert_msd
 from tests.dataset_conversion.dataset_truth import folds, report, snapshot
 
 SHAPE = (8, 20, 24)

@@ -311,12 +311,13 @@ def test_a_full_disk_leaves_the_earlier_result(tmp_path, monkeypatch):
     result.save(tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
-    def full(_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write to .*out: No space left"):
         replace(result, notes=("new",)).save(tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-    with pytest.raises(UserError, match="No space left"):
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"cannot write to .*cases: No space left"):
         evaluate_folders(reference, prediction, cache_dir=tmp_path / "cases")

@@ -1,18 +1,14 @@
 import json
-import math
 import re
 
-import numpy as np
 import pytest
 
-from nnunet_ext.evaluation.conventions import Conventions
-from nnunet_ext.evaluation.figures import _limits, box_plots
 from nnunet_ext.evaluation.folders import evaluate_folders
-from nnunet_ext.evaluation.overlays import _worst_slice, find_image, worst_overlays
+from nnunet_ext.evaluation.overlays import find_image, worst_overlays
 from nnunet_ext.evaluation.report import comparison_report, evaluation_report
 from nnunet_ext.evaluation.statistics import compare
 from tests.evaluation.folders import dataset, label_map, write
-from tests.evaluation.test_statistics import A, B, model
+from tests.evaluation.test_statistics import A, model
 
 
 @pytest.fixture
@@ -60,33 +56,6 @@ def test_images_named_in_dataset_json_are_found(tmp_path):
     assert find_image("case_0", reference / "case_0.nii.gz", {"file_ending": ".nii.gz"}) is None
 
 
-def test_the_slice_with_most_errors_is_shown():
-    ref, pred = np.zeros((5, 4, 4), bool), np.zeros((5, 4, 4), bool)
-    ref[:, 1:3, 1:3] = pred[:, 1:3, 1:3] = True
-    pred[3] = False
-    assert _worst_slice(ref, pred) == (0, 3)
-
-
-def test_dots_and_tips_go_together():
-    svg, tips = box_plots({"a": model(A), "b": model([*B[:5], math.nan])}, ["liver"], "Dice", "f0")
-    assert len(tips) == len(A) + len(B) - 1 and tips[0] == "a, c0: 50 %"
-    groups = re.findall(r'<g id="dots-f0-\d+-\d+">(.*?)</g>', svg, re.DOTALL)
-    assert sum(g.count("<use") for g in groups) == len(tips)
-
-
-def test_one_outlier_does_not_flatten_the_boxes():
-    bulk = np.linspace(0.9, 0.95, 20)
-    low, high = _limits([np.append(bulk, 0.0), bulk])
-    assert low > 0.8 and high < 1
-    assert _limits([np.array([0.0, 1.0]), np.array([0.5])])[0] < 0
-    assert all(map(math.isfinite, _limits([np.array([math.inf, 3.0])])))
-    svg, _ = box_plots({"a": model([*bulk, 0.0, math.nan])}, ["liver"], "Dice", "f0")
-    assert "1 value lies beyond the axis" in svg
-    infinite = model([1.0, math.inf, 2.0], metric="HD95", conventions=Conventions(absent_distance="infinity"))
-    svg, tips = box_plots({"a": infinite}, ["liver"], "HD95", "f1")
-    assert "1 value lies beyond the axis" in svg and tips[1] == "c1: inf mm"
-
-
 def test_comparison_report_names_winner():
     better = [min(1.0, v + 0.02 + 0.001 * i) for i, v in enumerate(A * 4)]
     models = {"stock": model(A * 4), "new": model(better)}
@@ -98,12 +67,3 @@ def test_comparison_report_names_winner():
         dict(reversed(models.items())), compare(dict(reversed(models.items())), ["Dice"]), [], "x"
     )
     assert "stock: DSC worse than new" in worse
-
-
-def test_a_mean_is_never_beyond_the_axis():
-    from nnunet_ext.evaluation.figures import _limits
-
-    values = np.array([*np.linspace(99.5, 100, 20), 20.0])  # one case pulls the mean below the box
-    low, high = _limits([values])
-    assert 20 < low < values.mean() < high  # the distant case itself stays a triangle
-    assert _limits([np.array([1.0, np.inf])]) == (0.5, 1.5)

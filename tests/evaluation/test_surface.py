@@ -85,7 +85,7 @@ def test_a_costly_tree_is_given_up_for_the_transform(monkeypatch):
     monkeypatch.setattr(surface, "_PROBE", 4)
     monkeypatch.setattr(surface, "_BUILD_S", 0.0)
     monkeypatch.setattr(surface, "_QUERY_S", 0.0)
-    monkeypatch.setattr(surface, "_TRANSFORM_S", 1e-15)  # anything the clock sees is dearer
+    monkeypatch.setattr(surface, "_TRANSFORM_S", 1e-15)  # any point is dearer
     calls = []
     original = surface._by_transform
     monkeypatch.setattr(surface, "_by_transform", lambda *args: calls.append(1) or original(*args))

@@ -11,8 +11,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.plugin.lookup import did_you_mean, find_trainer
 from nnunet_ext.plugin.registry import TRAINERS
-from nnunet_ext.plugin.startup import OPT_OUT_VARIABLE, VARIABLE, plugin_folder, register
-from nnunet_ext.training.run_length import split_run_length, strip_run_length
+from nnunet_ext.plugin.startup import VARIABLE, plugin_folder
 from tests.training.building import build
 
 
@@ -23,22 +22,6 @@ def test_stock_search_finds_each_trainer_and_it_pickles(name):
     assert found.__module__ == TRAINERS[name].module
     assert pickle.loads(pickle.dumps(found)) is found
     assert all(TRAINERS[name].details().values())
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("nnUNetTrainer_2epochs_10iters", ("nnUNetTrainer", 2, 10)),
-        ("nnUNetTrainerRefinedGAN_50epochs", ("nnUNetTrainerRefinedGAN", 50, None)),
-        ("nnUNetTrainerX_1epoch_1iter", ("nnUNetTrainerX", 1, 1)),
-        ("nnUNetTrainerX_7iters", ("nnUNetTrainerX", None, 7)),
-        ("nnUNetTrainerDA5", ("nnUNetTrainerDA5", None, None)),
-        ("nnUNetTrainer_0epochs", ("nnUNetTrainer_0epochs", None, None)),
-    ],
-)
-def test_run_length_suffixes(name, expected):
-    assert split_run_length(name) == expected
-    assert strip_run_length(name) == expected[0]
 
 
 def test_variant_of_ours_and_of_stock_trainers(dataset):
@@ -122,15 +105,3 @@ def test_folders_after_ours_are_still_searched(tmp_path, monkeypatch):
     )
     monkeypatch.setenv(VARIABLE, os.pathsep.join([plugin_folder(), str(tmp_path)]))
     assert issubclass(find_as_nnunet("nnUNetTrainerLater"), nnUNetTrainer)
-
-
-def test_start_up_hook_appends_once_and_can_be_switched_off(monkeypatch):
-    monkeypatch.delenv(OPT_OUT_VARIABLE, raising=False)
-    monkeypatch.setenv(VARIABLE, "mine")
-    register()
-    register()
-    assert os.environ[VARIABLE] == os.pathsep.join(["mine", plugin_folder()])
-    monkeypatch.setenv(VARIABLE, "mine")
-    monkeypatch.setenv(OPT_OUT_VARIABLE, "1")
-    register()
-    assert os.environ[VARIABLE] == "mine"

@@ -1,7 +1,5 @@
 """Cascades with auto-context, with and without discriminator and VGG-19, in every setting nnU-Net has."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
@@ -10,41 +8,24 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.networks.cascade import normalise
-from nnunet_ext.networks.vgg19_unet import VGG19UNet
-from nnunet_ext.trainers import cascaded
 from tests.conftest import Dataset
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.training import building
 from tests.training.building import build, cascade, random_batch, residual, run_epochs
+from tests.training.narrow_vgg19 import NARROW, use_narrow, weights_of
 from tests.training.processes import in_two_processes
 
 CASCADED, GAN = "nnUNetTrainerCascaded", "nnUNetTrainerCascadedGAN"
 VGG, VGG_GAN = "nnUNetTrainerCascadedVGG19", "nnUNetTrainerCascadedVGG19GAN"
-NARROW = (4, 4, 8, 8, 8)
 
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """VGG-19 with few channels, from random weights."""
-    monkeypatch.setattr(cascaded, "VGG19UNet", functools.partial(VGG19UNet, features=NARROW))
-    monkeypatch.setenv("NNUNET_EXT_VGG19", "random")
+    use_narrow(monkeypatch)
 
 
 def first_output(outputs):
     return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-
-
-def weights_of(features, seed):
-    """A file's contents of weights of a VGG-19 with these channels."""
-    generator = torch.Generator().manual_seed(seed)
-    weights, position, channels = {}, 0, 3
-    for number, out in zip((2, 2, 4, 4, 4), features, strict=True):
-        for _ in range(number):
-            weights[f"features.{position}.weight"] = torch.randn(out, channels, 3, 3, generator=generator)
-            weights[f"features.{position}.bias"] = torch.randn(out, generator=generator)
-            position, channels = position + 2, out
-        position += 1
-    return weights
 
 
 SETTINGS = {
@@ -241,37 +222,6 @@ def test_both_encoders_start_from_the_given_file(dataset, monkeypatch, tmp_path,
     expected = torch.stack([red, green, blue / 3, blue / 3, blue / 3], 1)
     assert torch.allclose(trainer.network.second.encoder.blocks[0][0].weight, expected)
     assert torch.equal(trainer.network.first.encoder.blocks[0][0].weight, weights["features.0.weight"])
-
-
-@pytest.mark.usefixtures("narrow")
-def test_the_caches_of_torchvision_and_timm_are_looked_into(dataset, monkeypatch, tmp_path):
-    monkeypatch.delenv("NNUNET_EXT_VGG19")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("nnunet_ext.training.imagenet_weights.try_to_load_from_cache", lambda *names: None)
-    with pytest.raises(UserError, match=r"no ImageNet weights of VGG-19: .*IMAGENET1K_V1.*or to random to start"):
-        build(dataset, VGG, "2d").initialize()
-
-    timm = tmp_path / "model.safetensors"
-    from safetensors.torch import save_file
-
-    save_file(weights_of(NARROW, 1), timm)
-    asked = []
-    monkeypatch.setattr(
-        "nnunet_ext.training.imagenet_weights.try_to_load_from_cache",
-        lambda *names: (asked.append(names), str(timm))[1],
-    )
-    trainer = build(dataset, VGG, "2d")
-    trainer.initialize()
-    assert asked[-1] == ("timm/vgg19.tv_in1k", "model.safetensors")
-    expected = weights_of(NARROW, 1)["features.0.bias"]
-    assert torch.equal(trainer.network.first.encoder.blocks[0][0].bias, expected)
-
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(weights_of(NARROW, 2), tmp_path / "checkpoints" / "vgg19-dcbb9e9d.pth")
-    trainer = build(dataset, VGG, "2d")
-    trainer.initialize()
-    expected = weights_of(NARROW, 2)["features.0.bias"]
-    assert torch.equal(trainer.network.first.encoder.blocks[0][0].bias, expected)
 
 
 def test_what_cannot_work_is_refused_in_one_sentence(dataset, monkeypatch, tmp_path, narrow):

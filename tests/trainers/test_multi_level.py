@@ -10,7 +10,6 @@ from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.distance_maps import signed_distance_maps
 from nnunet_ext.losses.boundary import boundary_loss
 from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
-from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch, ramp, step
 from tests.training import building
 from tests.training.building import REGIONS, build, cascade, random_batch, residual
 
@@ -103,15 +102,6 @@ def test_ablations_leave_their_term_out(dataset):
     assert output["pixel"] > 0
 
 
-def test_schedules_are_the_papers_over_20_epochs_and_scale_with_the_run():
-    assert [ramp(e, 20, 0.25) for e in range(7)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1])
-    assert [step(e, 20, 0.6) for e in (0, 11, 12, 19)] == [0, 0, 1, 1]
-    assert ramp(125, 1000, 0.25) == pytest.approx(0.5)
-    assert [step(e, 1000, 0.6) for e in (599, 600)] == [0, 1]
-    assert ramp(0, 20, 0.0) == 1
-    assert first_epoch(100, 0.55) == 55  # 0.55 * 100 is larger than 55
-
-
 def test_terms_follow_the_epoch_also_of_a_resumed_run(dataset, tmp_path):
     trainer = ready(dataset, epoch=2)
     assert (trainer.boundary_factor, trainer.pixel_factor) == (pytest.approx(0.4), 0)
@@ -148,14 +138,6 @@ def test_the_learning_rate_restarts_where_asked_for(dataset):
     assert np.allclose(restarted[:12], stock[:12])
     assert np.allclose(restarted[12:], 0.01 * (1 - np.arange(8) / 8) ** 0.9)
     assert np.allclose(rates(restart_learning_rate=True, pixel_weight=0.0), stock)
-
-
-def test_a_restarting_schedule_counts_where_no_epoch_is_given():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = RestartingPolyLR(optimizer, 1.0, 10, 6)  # its constructor makes the first step
-    for _ in range(6):
-        scheduler.step()
-    assert scheduler.get_last_lr() == [1.0]
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])

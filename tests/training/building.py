@@ -53,6 +53,15 @@ def build(
     return made
 
 
+def trained_a_step(dataset: Dataset, name: str, **options: Any):
+    """A trainer after one step on random voxels; ``options`` as of :func:`build`."""
+    trainer = build(dataset, name, **options)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    trainer.train_step(random_batch(trainer))
+    return trainer
+
+
 def cascade(plans: dict) -> None:
     """Plans with the two stages of the cascade, both as 3d_fullres."""
     configurations = plans["configurations"]

@@ -11,8 +11,7 @@ import torch
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.training.base import ExtendedTrainer
 from nnunet_ext.training.checkpoint import EXTENSION_KEY, write_checkpoint
-from nnunet_ext.training.curves import LossCurves, mean_of_known
-from tests.training.building import build, random_batch
+from tests.training.building import build, random_batch, trained_a_step
 
 NAME = "nnUNetTrainerRefinedGAN_4epochs_2iters"
 
@@ -73,104 +72,27 @@ def test_two_and_two_epochs_are_four_epochs(dataset, single_process):
         assert np.allclose(resumed[key], log[key], rtol=1e-4), key
     for name, value in second.network.state_dict().items():
         assert torch.allclose(value, weights[name], atol=1e-5), name
-    for name, helper in second.auxiliary.items():
-        for p, q in zip(helper.module.parameters(), straight.auxiliary[name].module.parameters(), strict=True):
+    for name, network in second.auxiliary.items():
+        for p, q in zip(network.module.parameters(), straight.auxiliary[name].module.parameters(), strict=True):
             assert torch.allclose(p, q, atol=1e-5)
     written = pd.read_csv(f"{second.output_folder}/loss_terms.csv")
     assert list(written["epoch"]) == [0, 1, 2, 3]
     assert Path(second.output_folder, "loss_terms.png").read_bytes().startswith(b"\x89PNG")
 
 
-def trained_a_step(dataset, **options):
-    trainer = build(dataset, NAME, **options)
-    trainer.initialize()
-    trainer.set_deep_supervision_enabled(True)
-    trainer.train_step(random_batch(trainer))
-    return trainer
-
-
-def test_stock_part_of_the_checkpoint_is_untouched(dataset, tmp_path):
-    trainer = trained_a_step(dataset)
-    trainer.save_checkpoint(str(tmp_path / "c.pth"))
-    checkpoint = torch.load(tmp_path / "c.pth", weights_only=False)
-    assert checkpoint["trainer_name"] == NAME
-    assert checkpoint["network_weights"].keys() == trainer.network.state_dict().keys()
-    assert set(checkpoint[EXTENSION_KEY]["helpers"]) == {"discriminator_1", "discriminator_2"}
-
-
-def test_a_failing_write_leaves_the_old_checkpoint(dataset, tmp_path, monkeypatch):
-    trainer = trained_a_step(dataset)
-    path = tmp_path / "checkpoint_latest.pth"
-    trainer.save_checkpoint(str(path))
-    before = path.read_bytes()
-    real_save = torch.save
-
-    def disk_full(value, file, *args, **kwargs):
-        real_save(value, file, *args, **kwargs)
-        if hasattr(file, "name"):  # a file, not the buffer in memory
-            file.truncate(1000)
-            raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="No space"):
-        trainer.save_checkpoint(str(path))
-    assert path.read_bytes() == before
-    assert list(tmp_path.glob("*.partial")) == []
-
-
-def test_truncated_foreign_and_wrong_checkpoints_are_one_sentence(dataset, tmp_path):
-    trainer = trained_a_step(dataset)
-    good = tmp_path / "good.pth"
-    trainer.save_checkpoint(str(good))
-
-    truncated = tmp_path / "truncated.pth"
-    truncated.write_bytes(good.read_bytes()[:-1000])
-    empty = tmp_path / "empty.pth"
-    empty.touch()
-    zeros = tmp_path / "zeros.pth"  # typical after a power cut
-    zeros.write_bytes(bytes(len(good.read_bytes())))
-    for path in (truncated, empty, zeros):
-        with pytest.raises(UserError, match=f"{path.name} cannot be read"):
-            trainer.load_checkpoint(str(path))
-
-    with pytest.raises(UserError, match="There is no checkpoint"):
-        trainer.load_checkpoint(str(tmp_path / "checkpoint_best.pth"))
-
-    other = build(dataset, "nnUNetTrainer")
-    other.initialize()
-    other.save_checkpoint(str(tmp_path / "stock.pth"))
-    with pytest.raises(UserError, match=r"written by nnUNetTrainer and .* -pretrained_weights"):
-        trainer.load_checkpoint(str(tmp_path / "stock.pth"))
-    torch.save({"epoch": 3}, tmp_path / "foreign.pth")
-    with pytest.raises(UserError, match="not an nnU-Net checkpoint"):
-        trainer.load_checkpoint(str(tmp_path / "foreign.pth"))
-    with pytest.raises(TypeError, match="checkpoint file"):
-        trainer.load_checkpoint({})
-
-    renamed = build(dataset, "nnUNetTrainerRefinedGAN_9epochs")
-    renamed.load_checkpoint(str(good))  # the same trainer at another run length
-    assert all(helper.was_restored for helper in renamed.auxiliary.values())
-
-
 def test_a_checkpoint_without_our_key_resumes_with_fresh_auxiliary_networks(dataset, tmp_path):
-    trainer = trained_a_step(dataset)
+    trainer = trained_a_step(dataset, NAME)
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     checkpoint = torch.load(tmp_path / "c.pth", weights_only=False)
     del checkpoint[EXTENSION_KEY]
     write_checkpoint(checkpoint, tmp_path / "old.pth")
     resumed = build(dataset, NAME)
     resumed.load_checkpoint(str(tmp_path / "old.pth"))
-    assert not any(helper.was_restored for helper in resumed.auxiliary.values())
-
-
-def test_what_a_killed_write_left_is_written_over(dataset, tmp_path):
-    (tmp_path / "c.pth.partial").write_bytes(b"half")
-    trained_a_step(dataset).save_checkpoint(str(tmp_path / "c.pth"))
-    assert [path.name for path in tmp_path.iterdir() if path.suffix != "" and path.is_file()] == ["c.pth"]
+    assert not any(network.was_restored for network in resumed.auxiliary.values())
 
 
 def test_disabled_checkpointing_writes_nothing(dataset, tmp_path):
-    trainer = trained_a_step(dataset, disable_checkpointing=True)
+    trainer = trained_a_step(dataset, NAME, disable_checkpointing=True)
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
     assert not (tmp_path / "c.pth").exists()
 
@@ -189,34 +111,8 @@ def test_stock_checkpoint_starts_a_run_as_pretrained_weights(dataset, tmp_path):
             assert torch.equal(value, weights[name]), name
 
 
-def test_curves_forget_what_a_resumed_run_repeats(tmp_path):
-    curves = LossCurves()
-    for epoch in range(4):
-        curves.log(epoch, {"a": epoch, "b": -epoch})
-    resumed = LossCurves()
-    resumed.load_state_dict(curves.state_dict())
-    resumed.log(2, {"a": 20.0, "b": 0.0})
-    assert list(resumed.table()["a"]) == [0, 1, 20]
-    assert len(curves) == 4
-    resumed.write(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["loss_terms.csv", "loss_terms.png"]
-    LossCurves().write(tmp_path / "nowhere")  # nothing logged, nothing written
-
-
-def test_a_term_that_some_steps_lack_is_the_mean_of_the_others(tmp_path):
-    assert mean_of_known([1.0, np.nan, 4.0]) == 2.5
-    assert np.isnan(mean_of_known([np.nan, np.nan]))
-    curves = LossCurves()
-    curves.log(0, {"a": 1.0})
-    curves.log(1, {"a": 2.0, "liver: predicted": np.nan, "liver: prior": 0.1})
-    curves.write(tmp_path)
-    written = pd.read_csv(tmp_path / "loss_terms.csv")
-    assert written["liver: prior"].isna().tolist() == [True, False]
-    assert written["liver: predicted"].isna().all()
-
-
 def test_terms_reach_the_log_and_additional_loggers(dataset):
-    trainer = trained_a_step(dataset)
+    trainer = trained_a_step(dataset, NAME)
     seen = {}
 
     class Logger:

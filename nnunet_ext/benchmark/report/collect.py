@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,7 @@ class Results:
     attempts: pd.DataFrame
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def specification(self) -> Specification:
         """What was asked."""
         return Specification.from_dict(self.content, self.cells["dataset"].unique())
@@ -110,9 +112,14 @@ class Results:
         tested = sorted({s for s in found if s.test_set}, key=lambda s: (trained.index(s.training), s.test_set))
         return trained + tested
 
+    def csv(self, name: str) -> str:
+        """One of the tables (``cells``, ``values``, ``curves``, ``attempts``) as text, numbers to the last digit."""
+        table: pd.DataFrame = getattr(self, name)
+        return table.to_csv(index=False, lineterminator="\n")
+
     def to_files(self) -> dict[str, str]:
         """The content as text by file name; :meth:`from_files` reads it."""
-        tables = {f"{name}.csv": getattr(self, name).to_csv(index=False, lineterminator="\n") for name in _TABLES}
+        tables = {f"{name}.csv": self.csv(name) for name in _TABLES}
         return {
             SPECIFICATION: _json(self.content),
             ENVIRONMENT: _json(self.environment),
@@ -128,7 +135,7 @@ class Results:
             UserError: If a file is absent or cannot be read.
         """
         try:
-            tables = {name: _read_table(files[f"{name}.csv"], types) for name, types in _TABLES.items()}
+            tables = {name: _typed(_read_table(files[f"{name}.csv"], types), types) for name, types in _TABLES.items()}
             content, environment, notes = (
                 json.loads(files[name]) for name in (SPECIFICATION, ENVIRONMENT, "notes.json")
             )
@@ -170,15 +177,11 @@ def collect(work: Path) -> Results:
         attempts = read_attempts(folder)
         rows["cells"].append(place | _cell_row(record, arm, len(attempts)))
         for number, attempt in attempts.items():
-            failure = attempt.failure
             rows["attempts"].append(
                 {name: getattr(attempt, name, None) for name in _TABLES["attempts"]}
                 | place
                 | {"attempt": number}
-                | {
-                    "failure_kind": failure.kind if failure else "",
-                    "failure_message": failure.message if failure else "",
-                }
+                | _failure_columns(attempt.failure)
             )
         if record is not None and record.status == "finished":
             frames["values"] += [frame.assign(**place) for frame in _values(folder)]
@@ -264,18 +267,19 @@ def _read_file(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _read_table(text: str, types: Mapping[str, str]) -> pd.DataFrame:
-    # Text is read as it stands, as a class may be called "NA"; numbers to the last digit.
-    numbers = {name: [""] for name, kind in types.items() if kind != _TEXT}
+    # Text is read as it stands, as a class may be called "NA"; numbers by Python, to the last digit.
+    counts = [name for name, kind in types.items() if kind not in {_TEXT, _NUMBER}]
     frame = pd.read_csv(
         io.StringIO(text),
-        dtype={name: _TEXT if kind == _TEXT else kind for name, kind in types.items()},
+        dtype={name: types[name] if name in counts else _TEXT for name in types},
         keep_default_na=False,
-        na_values=numbers,
-        float_precision="round_trip",
+        na_values={name: [""] for name in counts},
     )
     if absent := [name for name in types if name not in frame]:
         raise ValueError(f"no column {absent[0]}")
-    return _typed(frame[list(types)], types)
+    numbers = [name for name, kind in types.items() if kind == _NUMBER]
+    exact = {name: [float(number) if number else math.nan for number in frame[name]] for name in numbers}
+    return frame[list(types)].assign(**exact)
 
 
 def _typed(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:

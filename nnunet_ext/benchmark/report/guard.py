@@ -30,7 +30,7 @@ def refuse_unfair(results: Results) -> None:
         for _, cells in finished.groupby(group, sort=False):
             for field in fields:
                 _refuse(cells[~cells["arm"].isin(_exempt(specification, field))], field)
-    _refuse_other_classes(results)
+    _refuse_other_classes(results, specification)
 
 
 def remarks(results: Results) -> list[str]:
@@ -92,7 +92,7 @@ def _cell(row: pd.Series) -> str:
     return f"{row['arm']} ({row['plans']}, seed {row['seed']})"
 
 
-def _refuse_other_classes(results: Results) -> None:
+def _refuse_other_classes(results: Results, specification: Specification) -> None:
     place = ["dataset", "configuration", "plans", "test_set"]
     for _, values in results.values.groupby(place, sort=False):
         classes = {str(arm): frozenset(labels.unique()) for arm, labels in values.groupby("arm", sort=False)["label"]}
@@ -101,6 +101,6 @@ def _refuse_other_classes(results: Results) -> None:
             if odd := sorted(own ^ expected):
                 setting = Setting(*values[place].iloc[0])
                 raise UserError(
-                    f"{setting.title}: {first} and {arm} were not scored on the same classes "
+                    f"{specification.title(setting)}: {first} and {arm} were not scored on the same classes "
                     f"({odd[0]!r}); remove the folders of the wrong one and run the benchmark again"
                 )

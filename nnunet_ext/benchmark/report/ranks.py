@@ -120,20 +120,24 @@ def agreement(rankings: Sequence[Ranking]) -> dict[tuple[str, str], float]:
 
 
 def rankings(results: Results, name: str) -> Mapping[str, list[Ranking]]:
-    """Rankings by configuration and plans: one for each dataset and, last, over datasets where there are several.
+    """Rankings by configuration and plans (no name where there is one of each).
+
+    One for each dataset and, last, over datasets where there are several.
 
     Datasets on which an arm that others have is not finished do not enter the ranking over datasets, which would
     otherwise be over different arms; they keep their own. Fewer than two arms rank nothing.
     """
     rng = np.random.default_rng(0)
     found: dict[str, list[Ranking]] = {}
-    for setting in results.specification.settings:
+    specification = results.specification
+    several = len(specification.configurations) * len(specification.plans) > 1
+    for setting in specification.settings:
         lost = losses(results, setting, name)
         if lost.shape[0] and lost.shape[1] > 1:
-            group = f"{setting.configuration} · {setting.plans}"
+            group = f"{setting.configuration} · {setting.plans}" if several else ""
             found.setdefault(group, []).append(rank(setting.dataset, name, lost, rng))
     for own in found.values():
-        every = tuple(a for a in results.specification.arm_names if any(a in r.arms for r in own))
+        every = tuple(a for a in specification.arm_names if any(a in r.arms for r in own))
         whole = [r for r in own if r.arms == every]
         if len(whole) > 1:
             own.append(rank_over(f"{len(whole)} datasets", whole))

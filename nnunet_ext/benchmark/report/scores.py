@@ -195,9 +195,12 @@ def scores(results: Results, setting: Setting, name: str) -> list[Score]:
         own = table.loc[arm]
         for position, label in enumerate(labels):
             values = own[position]
-            cells = _cell_means(values)
-            folds = cells.groupby("fold").mean()
-            variances = cells.groupby("fold").var(ddof=1).dropna()
+            # Infinite values are kept: a mean over a missed organ that was given an infinite distance is infinite.
+            with np.errstate(invalid="ignore"):
+                cells = _cell_means(values)
+                folds = cells.groupby("fold").mean()
+                fold_std = float(folds.std(ddof=1))
+                variances = cells.groupby("fold").var(ddof=1).dropna()
             found.append(
                 Score(
                     setting,
@@ -209,7 +212,7 @@ def scores(results: Results, setting: Setting, name: str) -> list[Score]:
                     values=len(values),
                     undefined=int(values.isna().sum()),
                     mean=float(folds.mean()),
-                    fold_std=float(folds.std(ddof=1)),
+                    fold_std=fold_std,
                     seed_std=float(np.sqrt(variances.mean())) if len(variances) else float("nan"),
                 )
             )
@@ -217,8 +220,7 @@ def scores(results: Results, setting: Setting, name: str) -> list[Score]:
 
 
 def _cell_means(values: pd.Series) -> pd.Series:
-    with np.errstate(invalid="ignore"):
-        return values.groupby(["fold", "seed"]).mean()
+    return values.groupby(["fold", "seed"]).mean()
 
 
 def differences(results: Results, setting: Setting, names: Sequence[str]) -> list[Difference]:

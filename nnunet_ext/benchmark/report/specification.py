@@ -35,12 +35,6 @@ class Setting(NamedTuple):
         return self._replace(test_set="")
 
     @property
-    def title(self) -> str:
-        """For readers."""
-        parts = [self.dataset, self.configuration, self.plans]
-        return " · ".join([*parts, f"test set {self.test_set}"] if self.test_set else parts)
-
-    @property
     def file_name(self) -> str:
         """For names of files and elements of a page."""
         return re.sub(r"[^A-Za-z0-9-]+", "_", "-".join(part for part in self if part))
@@ -117,6 +111,14 @@ class Specification:
         """What is trained, without test sets."""
         return [Setting(*parts) for parts in product(self.datasets, self.configurations, self.plans)]
 
+    def title(self, setting: Setting) -> str:
+        """A setting for readers: the dataset, and what else the matrix has several of."""
+        parts = [setting.dataset]
+        parts += [setting.configuration] if len(self.configurations) > 1 else []
+        parts += [setting.plans] if len(self.plans) > 1 else []
+        parts += [f"test set {setting.test_set}"] if setting.test_set else []
+        return " · ".join(parts)
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], known_datasets: Iterable[str] = ()) -> Specification:
         """Read the content of ``benchmark.json``.
@@ -185,6 +187,8 @@ def _arm(name: str, value: Any) -> Arm:
 def _published(entry: Mapping[str, Any], known: list[str]) -> Published:
     dataset = entry.get("dataset")
     label = entry.get("label")
+    if absent := [key for key in ("arm", "metric", "value") if key not in entry]:
+        raise UserError(f"a published number lacks {absent[0]!r} ({dict(entry)}); add it to the benchmark's file")
     return Published(
         dataset=None if dataset is None else _dataset(dataset, known),
         arm=str(entry["arm"]),

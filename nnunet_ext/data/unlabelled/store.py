@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.core.files import write_text
+from nnunet_ext.core.records import file_state
 
 RAW_FOLDER = "imagesUn"
 _SUFFIX = "_unlabelled"
@@ -65,7 +66,7 @@ def plans_fingerprint(plans: Mapping[str, Any], configuration: Mapping[str, Any]
 
 def files_fingerprint(files: Sequence[Path]) -> list[list[int]]:
     """Size and date of each file."""
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [list(file_state(file)) for file in files]
 
 
 @dataclass

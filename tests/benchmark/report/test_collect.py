@@ -58,6 +58,14 @@ def test_values_are_those_of_the_files(tmp_path):
     assert values[values["test_set"] == "other"]["case"].tolist() == ["001", "001"]
 
 
+def test_numbers_are_read_to_the_last_digit(tmp_path):
+    write_specification(tmp_path, arms={"stock": "nnUNetTrainer"}, folds=[0])
+    numbers = np.random.default_rng(0).random(2000).tolist()
+    rows = [(f"{i:04d}", "liver", "Dice", repr(number)) for i, number in enumerate(numbers)]
+    write_cell(tmp_path, Cell(DATASET, CONFIGURATION, PLANS, "stock", "nnUNetTrainer", 0, 0), rows)
+    assert collect(tmp_path).values["value"].tolist() == numbers
+
+
 def test_tables_are_the_same_after_a_round_through_text(tmp_path):
     write_work(
         tmp_path,
@@ -120,6 +128,8 @@ def test_an_arm_with_plans_of_its_own_stands_beside_the_others(tmp_path):
         (lambda work: (folder(work) / "metrics.csv").write_text("case,label\n"), "metrics.csv .*no column metric"),
         (lambda work: (folder(work) / "curves.csv").write_text("epoch\nx\n"), "cannot read .*curves.csv"),
         (lambda work: write_specification(work, metrics=["Dise"]), "unknown metric Dise"),
+        (lambda work: write_specification(work, published=[{"arm": "x"}]), "a published number lacks 'metric'"),
+        (lambda work: write_specification(work, arms={}), "names no arm"),
     ],
 )
 def test_a_damaged_work_folder_is_one_sentence(tmp_path, spoil, words):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_conversion.chaos import convert_chaos
 from dataset_conversion.formats.masks import read_mask
 from dataset_conversion.options import Options
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.phantom.chaos import write_chaos
+from tests.dataset_conversion.converting import convert_chaos
 from tests.dataset_conversion.dataset_truth import assert_equals
 
 GREY = np.random.default_rng(0).choice(np.array([0, 63, 126, 189, 252], np.uint8), (9, 11))

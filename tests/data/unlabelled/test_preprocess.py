@@ -9,17 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from skimage import io
 
-from nnunet_ext.cli.unlabelled import default_processes, run_preprocess
+from nnunet_ext.cli.unlabelled import run_preprocess
 from nnunet_ext.core.errors import UserError
-from nnunet_ext.data.unlabelled.images import Header, check_images, find_images, read_header
 from nnunet_ext.data.unlabelled.store import StoreRecord, store_folder
-from nnunet_ext.data.unlabelled.values import not_finite
 from tests.conftest import PLANS, add_unlabelled
 
 
@@ -182,25 +176,6 @@ def test_a_damaged_image_is_named_and_the_others_are_kept(writable_dataset, imag
     assert sorted(StoreRecord.read(folder).cases) == ["one", "two"]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd", ".tif"])
-def test_values_that_are_no_numbers_are_counted(tmp_path, ending, value):
-    """In each format by what the file holds: ITK reads NaN in NIfTI as 0."""
-    file = tmp_path / f"a_0000{ending}"
-    array = np.ones((4, 5, 6), np.float32)
-    reader = Tiff3DIO if ending == ".tif" else SimpleITKIO
-    for expected in (0, 3):
-        array[1, 2, 3 : 3 + expected] = value
-        if ending == ".tif":
-            io.imsave(file, array, check_contrast=False)
-            file.with_name("a.json").write_text(json.dumps({"spacing": [1, 1, 1]}))
-        elif ending == ".nii.gz":
-            nib.save(nib.Nifti1Image(array, np.eye(4)), file)
-        else:
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(file))
-        assert not_finite(file, reader) == expected
-
-
 def test_images_with_nan_are_named_and_not_preprocessed(writable_dataset, images):
     for name in ("one", "two"):
         file = images / f"{name}_0000.nii.gz"
@@ -334,43 +309,6 @@ def test_finished_cases_outlive_an_empty_folder(writable_dataset, images):
     assert times(store(writable_dataset)) == before
 
 
-def test_photographs_need_the_colours_of_the_dataset(tmp_path):
-    """A reader without headers: each unlabelled image is read, and a few of the training images."""
-    read = []
-
-    class Recorded(NaturalImage2DIO):
-        def read_images(self, image_fnames):
-            read.extend(Path(name).stem for name in image_fnames)
-            return super().read_images(image_fnames)
-
-    files = {name: tmp_path / f"{name}.png" for name in ("grey", "colour", *map(str, range(9)))}
-    for name, file in files.items():
-        io.imsave(file, np.zeros((6, 7) if name == "grey" else (6, 7, 3), np.uint8), check_contrast=False)
-    training = {name: [file] for name, file in files.items() if name.isdigit()}
-    steps = []
-    check_images({"colour": [files["colour"]]}, training, Recorded, 3, lambda *step: steps.append(step))
-    assert read == ["0", "4", "8", "colour"]
-    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    with pytest.raises(UserError, match=r"files of grey in .* have 1 channel.*, where dataset.json names 3: convert"):
-        check_images({"grey": [files["grey"]]}, training, Recorded, 3)
-
-
-def test_processes_are_those_of_nnunet(monkeypatch):
-    names = ("2d", "3d_fullres", "3d_lowres", "3d_other")
-    monkeypatch.setattr("os.cpu_count", lambda: 64)
-    assert [default_processes(name) for name in names] == [8, 4, 8, 4]
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert [default_processes(name) for name in names] == [6, 4, 6, 4]
-
-
-def test_tif_images_may_have_their_voxel_size_beside_them(tmp_path):
-    for name in ("one_0000.tif", "one.json"):
-        (tmp_path / name).touch()
-    assert find_images(tmp_path, ".tif", 1, ()) == {"one": [tmp_path / "one_0000.tif"]}
-    with pytest.raises(UserError, match=r"one.json is not named CASE_0000.png"):
-        find_images(tmp_path, ".png", 1, ())
-
-
 def test_wrong_names_are_refused(writable_dataset, images):
     def refused(message, dataset="90", configurations=(), plans=PLANS):
         with pytest.raises(UserError, match=message):
@@ -388,33 +326,6 @@ def test_wrong_names_are_refused(writable_dataset, images):
     for configuration in ("2d", "3d_fullres"):
         shutil.rmtree(writable_dataset.preprocessed / f"nnUNetPlans_{configuration}")
     refused(r"has no preprocessed cases: run nnUNetv2_preprocess first", dataset=writable_dataset.name)
-
-
-def test_orientation_is_that_which_the_reader_sees(tmp_path):
-    class SimpleITKIO: ...
-
-    class SimpleITKIOWithReorient: ...
-
-    class NibabelIO: ...
-
-    class NibabelIOWithReorient: ...
-
-    file = tmp_path / "image.nii.gz"
-    affine = np.array([[0, 0, -3.0, 0], [2, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6)), np.diag([-2.0, 1, 3, 1])), file)
-    assert read_header(file, SimpleITKIO) == Header((2, 1, 3), "LAS")
-    assert read_header(file, NibabelIO) == Header((2, 1, 3), "LAS")
-    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6)), affine), file)
-    assert read_header(file, NibabelIO).orientation == "ASL"
-    assert read_header(file, NibabelIOWithReorient).orientation == ""
-    assert read_header(file, NibabelIOWithReorient).spacing == pytest.approx((3, 2, 1), abs=0.01)
-    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6)), affine * (affine != 0.1)), file)
-    for reader in (SimpleITKIOWithReorient, NibabelIOWithReorient):
-        assert read_header(file, reader) == Header((3, 2, 1), "")
-    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 2)), np.diag([-2.0, 1, 3, 1])), file)
-    assert read_header(file, SimpleITKIO) == Header((2, 1, 3), "LAS", 2)
-    with pytest.raises(UserError, match=r"cannot be read \(it has 4 dimensions, where nnU-Net's reader .* takes 3\)"):
-        read_header(file, NibabelIO)
 
 
 def test_command(writable_dataset, images):
