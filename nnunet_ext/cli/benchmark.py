@@ -192,8 +192,7 @@ def report(
 
     Example: nnunet-ext benchmark report benchmark.yaml
     """
-    from nnunet_ext.benchmark.report.bundle import write_bundle
-    from nnunet_ext.benchmark.report.page import write_report
+    from nnunet_ext.benchmark.report import write_bundle, write_report
 
     folder = work_folder(file, work)
     target = output or folder / "report"
@@ -210,7 +209,7 @@ def verify(bundle: Annotated[Path, typer.Argument(help="A bundle of nnunet-ext b
 
     Example: nnunet-ext benchmark verify evidence.zip
     """
-    from nnunet_ext.benchmark.report.bundle import verify_bundle
+    from nnunet_ext.benchmark.report import verify_bundle
 
     verify_bundle(bundle)
     typer.echo(f"{bundle}: tables and figures are those that its values give.")
