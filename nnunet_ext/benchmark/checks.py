@@ -34,8 +34,12 @@ def check_metrics(spec: Spec) -> None:
             raise UserError(f"{spec.name}: published has the arm {entry.get('arm')}; there are {', '.join(names)}.")
 
 
-def check_environment(spec: Spec) -> Spec:
+def check_environment(spec: Spec, before: Spec | None = None) -> Spec:
     """Folders, datasets, trainers, options, folds and test sets.
+
+    Args:
+        spec: the benchmark.
+        before: what was checked by an earlier run; trainers are not looked up again, which takes longest.
 
     Returns:
         The benchmark with the full names of the datasets that are there.
@@ -51,12 +55,17 @@ def check_environment(spec: Spec) -> Spec:
             _check_conversion(spec, dataset)
         else:
             _check_dataset(spec, raw / dataset.name, preprocessed / dataset.name)
-    _check_trainers(spec)
+    if before is None or _runs(before) != _runs(spec):
+        _check_trainers(spec)
     for test in spec.test_sets:
         for folder in (test.images, test.labels):
             if not folder.is_dir():
                 raise UserError(f"{spec.name}: test set {test.name} has no folder {folder}: mend its path.")
     return named
+
+
+def _runs(spec: Spec) -> Any:
+    return spec.arms, spec.configurations, spec.epochs, spec.iterations
 
 
 def with_names(spec: Spec, raw: Path) -> Spec:

@@ -112,11 +112,15 @@ def plan(spec: Spec, work: Path, options: Options) -> Workspace:
         UserError: something is missing, does not exist or does not fit what is there.
     """
     checks.check_metrics(spec)
-    pretended = options.pretended is not None
-    spec = _pretended_names(spec) if pretended else checks.check_environment(spec)
-    number = 1
+    before = None
     if (work / SPECIFICATION).is_file():
         before = Workspace(work, read_specification(work), read_run(work) if (work / RUN).is_file() else Run())
+    if options.pretended is not None:
+        spec = _pretended_names(spec)
+    else:
+        spec = checks.check_environment(spec, None if before is None else before.spec)
+    number = 1
+    if before is not None:
         before.check_same_runs(spec)
         number = before.run.number + 1
     gpus = None if options.executor == "slurm" else options.gpus

@@ -20,7 +20,9 @@ class Graph:
 
     def __init__(self, space: Workspace) -> None:
         self.space = space
-        self.cells = {cell_key(cell): cell for cell in cells_of(space.spec)}
+        # Without full names, which datasets have when they are converted, there is no more than their preparation.
+        named = all(dataset.name is not None for dataset in space.spec.datasets)
+        self.cells = {cell_key(cell): cell for cell in cells_of(space.spec)} if named else {}
         self._keys = {dataset.name: dataset.key for dataset in space.spec.datasets}
 
     @classmethod
