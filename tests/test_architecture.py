@@ -111,9 +111,10 @@ TESTED_IN = {
     },
     **{
         f"nnunet_ext/benchmark/jobs/{name}.py": "tests/benchmark/test_jobs.py"
-        for name in ("cell", "child", "progress", "scoring", "training")
+        for name in ("cell", "child", "prediction", "progress", "scoring", "training")
     },
     "nnunet_ext/benchmark/fingerprint.py": "tests/benchmark/test_checks.py",
+    "nnunet_ext/benchmark/jobs/timing.py": "tests/benchmark/test_estimate.py",
     "nnunet_ext/benchmark/jobs/prepare.py": "tests/benchmark/test_checks.py",
     "nnunet_ext/benchmark/matrix.py": "tests/benchmark/test_spec.py",
     "nnunet_ext/benchmark/scores.py": "tests/benchmark/test_checks.py",

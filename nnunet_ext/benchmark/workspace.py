@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.benchmark.matrix import cells_of, find_cell, trainer_name
-from nnunet_ext.benchmark.records import SPECIFICATION, Cell
+from nnunet_ext.benchmark.matrix import find_cell, trainer_name
+from nnunet_ext.benchmark.records import CELLS, SPECIFICATION, Cell
 from nnunet_ext.benchmark.spec import Spec, parse
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import make_folder, write_text
@@ -110,7 +110,7 @@ class Workspace:
                 )
 
     def _has_cells(self, arm: str) -> bool:
-        return any(cell.arm == arm and cell.folder(self.root).is_dir() for cell in cells_of(self.spec))
+        return any((self.root / CELLS).glob(f"*/*/*/{arm}/fold_*"))
 
 
 def read_specification(root: Path) -> Spec:

@@ -11,10 +11,10 @@ from nnunet_ext.benchmark.driver import Options
 from nnunet_ext.benchmark.graph import Graph
 from nnunet_ext.benchmark.matrix import cell_key
 from nnunet_ext.benchmark.records import RECORD, AttemptFailure, attempt_path, read_attempts, read_records
-from nnunet_ext.benchmark.spec import load
-from nnunet_ext.benchmark.workspace import Run
+from nnunet_ext.benchmark.spec import load, parse
+from nnunet_ext.benchmark.workspace import Run, Workspace
 from nnunet_ext.core.errors import UserError
-from tests.benchmark.running import all_cells, epochs_of, space_of, start, wait_for, write
+from tests.benchmark.running import all_cells, content, epochs_of, space_of, start, wait_for, write
 
 has_engine = importlib.util.find_spec("snakemake") is not None
 needs_engine = pytest.mark.skipif(not has_engine, reason="the extra benchmark is not installed")
@@ -90,7 +90,7 @@ def test_two_runs_in_one_folder(tmp_path, monkeypatch):
 def test_work_folder_of_another_benchmark(tmp_path):
     space = driver.plan(load(write(tmp_path, epochs=2)), tmp_path, DUMMY)
     space.save()
-    (all_cells(tmp_path)[1].folder(tmp_path)).mkdir(parents=True)
+    all_cells(tmp_path)[1].folder(tmp_path).mkdir(parents=True)
     with pytest.raises(UserError, match="has cells of arm other with trainer nnUNetTrainerMLL_2epochs"):
         driver.plan(load(write(tmp_path, epochs=3)), tmp_path, DUMMY)
     plans = [{"name": "small", "from": "nnUNetPlans", "batch_size": 2}]
@@ -140,3 +140,12 @@ def test_quick_to_import():
     code = f"import sys, {modules}; print({{'torch', 'snakemake'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_before_conversion_there_are_no_cells(tmp_path):
+    """A work folder whose datasets have no names yet, as a run leaves it that has stopped in their conversion."""
+    spec = parse(content(), "benchmark.yaml", tmp_path)
+    space = Workspace(tmp_path, spec, Run())
+    space.save()
+    assert Graph(space).cells == {} and Graph(space).prepared() == ["datasets/90/prepared.json"]
+    space.check_same_runs(replace(spec, epochs=3))

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from tests.conftest import PLANS, Dataset
 EPOCHS = 6
 
 
-def job(space, step, key):
-    command = [sys.executable, "-m", "nnunet_ext.benchmark.jobs", step, key, "--work", str(space.root)]
+def job(space, step, key, *options):
+    command = [sys.executable, "-m", "nnunet_ext.benchmark.jobs", step, key, "--work", str(space.root), *options]
     with (space.root / "jobs.log").open("a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -30,6 +31,12 @@ def without_seconds(path):
 
 def test_stopped_training_repeats_what_would_have_been(dataset: Dataset, tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_n_proc_DA")  # as the resources say: with one core, none
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    case, files = next(iter(json.loads((dataset.raw / "dataset.json").read_text())["dataset"].items()))
+    shutil.copy(dataset.raw / files["images"][0], tmp_path / "images" / f"{case}_0000.nii.gz")
+    shutil.copy(dataset.raw / files["label"], tmp_path / "labels" / f"{case}.nii.gz")
+    test_sets = {"other": {"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}}
     spaces = {}
     for name in ("undisturbed", "stopped"):
         spaces[name] = space_of(
@@ -43,6 +50,7 @@ def test_stopped_training_repeats_what_would_have_been(dataset: Dataset, tmp_pat
             save_every=1000,
             metrics=["Dice", "HD95"],
             merged={"both": ["liver", "spleen"]},
+            test_sets=test_sets if name == "stopped" else {},
         )
     (cell,) = cells_of(spaces["stopped"].spec)
     key = cell_key(cell)
@@ -60,6 +68,9 @@ def test_stopped_training_repeats_what_would_have_been(dataset: Dataset, tmp_pat
     assert job(spaces["stopped"], "train", key).wait(300) == 0
     assert undisturbed.wait(300) == 0
     assert epochs_of(spaces["stopped"].root, cell) == list(range(EPOCHS))
+    refused = job(spaces["stopped"], "evaluate", key)
+    assert refused.wait(120) == 1  # the test set is not predicted
+    assert job(spaces["stopped"], "predict", key, "--test-set", "other").wait(120) == 0
     for space in spaces.values():
         assert job(space, "evaluate", key).wait(120) == 0
 
@@ -69,10 +80,16 @@ def test_stopped_training_repeats_what_would_have_been(dataset: Dataset, tmp_pat
     rows = list(csv.DictReader((folder / METRICS).open()))
     assert {row["label"] for row in rows} == {"liver", "spleen", "both"}
     assert {row["metric"] for row in rows} == {"Dice", "HD95"}
+    tested = list(csv.DictReader((folder / "test_other.csv").open()))
+    assert {row["case"] for row in tested} == {case}
     records = [Record.read(one / RECORD) for one in (folder, other)]
     assert records[0].fingerprint == records[1].fingerprint
     usage = records[0].usage
-    assert (usage.attempts, usage.epochs, records[1].usage.attempts) == (2, EPOCHS, 1)
+    assert (usage.attempts, usage.epochs, records[1].usage.attempts) == (
+        3,
+        EPOCHS,
+        1,
+    )  # one of them a refused evaluation
     assert usage.wall_seconds == sum(a.wall_seconds for a in read_attempts(folder).values())
     assert usage.parameters > 0 and usage.peak_rss_bytes > 1e8 and usage.peak_allocated_bytes is None
     assert (records[0].iterations_per_epoch, records[0].batch_size) == (2, 2)
@@ -82,7 +99,7 @@ def test_stopped_training_repeats_what_would_have_been(dataset: Dataset, tmp_pat
     (folder / TRAINED).unlink()
     assert job(spaces["stopped"], "train", key).wait(120) == 0
     assert json.loads((folder / TRAINED).read_text()) == before
-    assert len(read_attempts(folder)) == 2
+    assert len(read_attempts(folder)) == 3
 
 
 def test_what_a_child_leaves_behind_is_ended(tmp_path):

@@ -17,16 +17,17 @@ def main() -> int:
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("key", help="a dataset for prepare, else a cell: its folder below cells")
     parser.add_argument("--test-set", default="", help="what is predicted")
+    parser.add_argument("--retries", action="store_true", help="do not repeat what has failed for good in this run")
     parser.add_argument("--work", type=Path, default=Path(), help="work folder of the benchmark")
     chosen = parser.parse_args()
     try:
-        return run(chosen.work, chosen.step, chosen.key, chosen.test_set)
+        return run(chosen.work, chosen.step, chosen.key, chosen.test_set, chosen.retries)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def run(work: Path, step: str, key: str, test_set: str = "") -> int:
+def run(work: Path, step: str, key: str, test_set: str = "", retries: bool = False) -> int:
     """Do a job in a work folder; gives the exit code.
 
     Raises:
@@ -44,7 +45,7 @@ def run(work: Path, step: str, key: str, test_set: str = "") -> int:
         return prepare(space, found)
     from nnunet_ext.benchmark.jobs.cell import run_step
 
-    return run_step(space, key, step, test_set)
+    return run_step(space, key, step, test_set, retries)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def run_step(space: Workspace, key: str, step: str, test_set: str = "") -> int:
+def run_step(space: Workspace, key: str, step: str, test_set: str = "", retries: bool = False) -> int:
     """Do a step of a cell, or take over what another job has done of it.
 
     Args:
@@ -49,6 +49,8 @@ def run_step(space: Workspace, key: str, step: str, test_set: str = "") -> int:
         key: of the cell.
         step: ``train``, ``predict`` or ``evaluate``.
         test_set: what is predicted.
+        retries: whether this may be another try of a job that has failed in this run; what would fail in the same way
+            is not tried then. By hand, everything is.
 
     Returns:
         The exit code: 0 when the step is done, ``STOPPED`` when it was asked to stop, else another number.
@@ -69,7 +71,7 @@ def run_step(space: Workspace, key: str, step: str, test_set: str = "") -> int:
         stack.callback(lock.release)
         if step == TRAIN and _take_over(folder):
             return 0
-        if not _may_try(space, folder):
+        if retries and not _may_try(space, folder):
             return 1
         environment = stack.enter_context(_environment(space, cell, step))
         if step == TRAIN:
