@@ -162,7 +162,7 @@ def check_results(space: Workspace) -> Iterator[Record]:
     """Results that are there and can stay.
 
     Yields:
-        Those whose metrics are others than those that are asked for now: they must be scored again.
+        Those with other metrics than those that are asked for now, or without a test set: they must be scored again.
 
     Raises:
         UserError: results are of another version or plan than what would be added to them.
@@ -186,10 +186,10 @@ def check_results(space: Workspace) -> Iterator[Record]:
                     f"{space.root} has a result of {what} ({cell}): choose another folder with --work, or remove "
                     f"{cell.folder(space.root)} to train it again."
                 )
-        if (
-            record.fingerprint.metrics != metrics_fingerprint(space)
-            or not (cell.folder(space.root) / METRICS).is_file()
-        ):
+        tests = [test.name for test in space.spec.test_sets if test.dataset in (None, cell.dataset)]
+        tables = [METRICS, *(f"test_{name}.csv" for name in tests)]
+        lacks = [name for name in tables if not (cell.folder(space.root) / name).is_file()]
+        if lacks or record.fingerprint.metrics != metrics_fingerprint(space):
             yield record
 
 

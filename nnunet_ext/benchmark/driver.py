@@ -258,7 +258,10 @@ def _refuse_engine_failure(space: Workspace, cells: list[Cell], exit_code: int, 
     for dataset in space.spec.datasets:
         if not space.prepared(dataset.key).is_file():
             own = space.prepared(dataset.key).with_name("prepare.log")
-            raise UserError(f"Dataset {dataset.name or dataset.key} could not be prepared: see {own} and {log}.")
+            lines = [line for file in (own, log) if file.is_file() for line in file.read_text().splitlines()]
+            told = [line.removeprefix("error: ").rstrip(".") for line in lines if line.startswith("error: ")]
+            why = f" ({told[-1]})" if told else ""
+            raise UserError(f"Dataset {dataset.name or dataset.key} could not be prepared{why}: see {own} and {log}.")
     if not any(read_attempts(cell.folder(space.root)) for cell in cells):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise UserError(f"The engine failed ({lines[-1] if lines else exit_code}): see {log}.")

@@ -327,7 +327,7 @@ def _outlook(space: Workspace, options: Options, file: Path, time_epoch: bool) -
             console.print(f"Dataset {dataset.key} is converted first: nnunet-ext convert {dataset.convert}.")
         console.print(f"The matrix has {_count(space)} cells; nothing is done.")
         return
-    list(checks.check_results(space))
+    again = {record.cell for record in checks.check_results(space)}
     if time_epoch:
         for what in driver.time_cells(space):
             console.print(f"timing {what}", highlight=False)
@@ -335,6 +335,8 @@ def _outlook(space: Workspace, options: Options, file: Path, time_epoch: bool) -
     console.print(_matrix(space))
     todo = [state for state in states if state.stage != "finished"]
     console.print(f"To do: {len(todo)} of {len(states)} cells.", highlight=False)
+    if again:
+        console.print(f"{len(again)} finished cells are scored again, as metrics or test sets have changed.")
     if not todo:
         return
     if estimate.hours is None:

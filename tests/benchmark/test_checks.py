@@ -103,6 +103,10 @@ def test_results_of_something_else(writable_dataset: Dataset, tmp_path):
     others = space_of(tmp_path / "work", writable_dataset.name, Run(), plans=[PLANS], metrics=["Dice"])
     assert [record.cell for record in checks.check_results(others)] == [cell]  # to be scored again
 
+    tested = {"t": {"images": str(tmp_path), "labels": str(tmp_path)}}
+    others = space_of(tmp_path / "work", writable_dataset.name, Run(), plans=[PLANS], test_sets=tested)
+    assert [record.cell for record in checks.check_results(others)] == [cell]
+
     plans = writable_dataset.preprocessed / f"{PLANS}.json"
     before = plans.read_text()
     plans.write_text(before.replace('"batch_size": 2', '"batch_size": 3'))
