@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.benchmark.matrix import arm_of, cells_of, trainer_name
+from nnunet_ext.benchmark.matrix import cells_of, trainer_name
 from nnunet_ext.benchmark.records import METRICS, Record, read_records
 from nnunet_ext.benchmark.scores import conventions_of, with_merged
 from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Dataset, Spec
@@ -170,16 +170,14 @@ def check_results(space: Workspace) -> Iterator[Record]:
     from nnunet_ext.benchmark.jobs.prepare import fingerprint_of_data, metrics_fingerprint
 
     cells = set(cells_of(space.spec))
-    known: dict[Any, dict[str, str]] = {}
+    folders: dict[Path, str] = {}
     for record in read_records(space.root):
         if record.cell not in cells or record.status != "finished" or space.run.pretended is not None:
             continue
         cell = record.cell
-        key = (cell.dataset, cell.configuration, cell.plans, arm_of(space.spec, cell).name, cell.fold)
-        if key not in known:
-            known[key] = fingerprint_of_data(space, cell)
+        found = fingerprint_of_data(space, cell, folders)
         for field in ("nnunetv2", "torch", "split", "plans", "dataset_json", "labels", "preprocessed"):
-            before, now = getattr(record.fingerprint, field), known[key][field]
+            before, now = getattr(record.fingerprint, field), found[field]
             if before != now:
                 what = f"{field} {before}, and here is {now}" if field in ("nnunetv2", "torch") else f"another {field}"
                 raise UserError(

@@ -43,7 +43,7 @@ def classify(
         log: text of its log.
         asked_to_stop: whether SIGTERM or SIGUSR1 came.
         wall_seconds: how long it ran.
-        limit_seconds: time limit of the scheduler, ``None`` without one.
+        limit_seconds: when the scheduler asks a job to stop for its time limit, ``None`` without one.
     """
     if exit_code == 0:
         return None

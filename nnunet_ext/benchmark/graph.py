@@ -12,7 +12,12 @@ from nnunet_ext.benchmark.workspace import TRAINED, Workspace
 
 _LARGEST_FACTOR = 4  # times the memory that was asked for
 _MINUTES_OF_A_SHORT_JOB = 240
-_MINUTES_TO_SAVE = 2  # before the time limit, SLURM asks a job to stop
+_SECONDS_TO_SAVE = 120  # before the time limit, SLURM asks a job to stop
+
+
+def seconds_to_save(limit_seconds: float) -> int:
+    """How long before its time limit a cluster job is asked to stop."""
+    return max(1, int(min(_SECONDS_TO_SAVE, limit_seconds / 4)))
 
 
 class Graph:
@@ -77,7 +82,6 @@ class Graph:
         """Further options of a cluster job: asked to stop before the time limit, after another one of its cell."""
         if self.space.run.executor != "slurm":
             return ""
-        seconds = min(_MINUTES_TO_SAVE * 60, self.minutes() * 60 // 4)
-        options = [f"--signal=TERM@{max(1, seconds)}"]
+        options = [f"--signal=TERM@{seconds_to_save(self.minutes() * 60)}"]
         others: Sequence[str] = self.space.run.after.get(key, [])
         return " ".join([*options, *([f"--dependency=afterany:{':'.join(others)}"] if others else [])])

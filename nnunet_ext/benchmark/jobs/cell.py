@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from nnunet_ext.benchmark import devices
 from nnunet_ext.benchmark.failures import STOPPED, classify, is_hopeless
+from nnunet_ext.benchmark.graph import seconds_to_save
 from nnunet_ext.benchmark.jobs.child import Ended, Stop
 from nnunet_ext.benchmark.records import (
     ATTEMPTS,
@@ -196,7 +197,10 @@ def _close(space: Workspace, folder: Path, number: int, ended: Ended, seconds: f
 
 
 def _failure(space: Workspace, log: Path, ended: Ended, seconds: float) -> AttemptFailure | None:
-    limit = space.spec.resources.hours * 3600 if space.run.executor == "slurm" else None
+    limit = None
+    if space.run.executor == "slurm":
+        limit = space.spec.resources.hours * 3600
+        limit -= seconds_to_save(limit)
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     return classify(ended.exit_code, text, asked_to_stop=ended.asked_to_stop, wall_seconds=seconds, limit_seconds=limit)
 

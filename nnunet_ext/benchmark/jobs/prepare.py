@@ -237,8 +237,19 @@ def _write_options(space: Workspace, folder: Path, plans: str) -> None:
         write_text(folder / f"{name}.json", json.dumps(with_options(content, arm.trainer, arm.options, name), indent=4))
 
 
-def fingerprint_of_data(space: Workspace, cell: Cell) -> dict[str, str]:
-    """What a cell is made from, as of now: all fields of its fingerprint but the device."""
+def fingerprint_of_data(space: Workspace, cell: Cell, known: dict[Path, str] | None = None) -> dict[str, str]:
+    """What a cell is made from, as of now: all fields of its fingerprint but the device.
+
+    Args:
+        space: the work folder.
+        cell: the cell.
+        known: hashes of folders, which cells share; those that are not there yet are added.
+
+    Raises:
+        UserError: a file is missing, or the split has no such fold.
+    """
+    known = {} if known is None else known
+
     from nnunet_ext import __version__
 
     folder = require_folder("nnUNet_preprocessed") / cell.dataset
@@ -247,15 +258,18 @@ def fingerprint_of_data(space: Workspace, cell: Cell) -> dict[str, str]:
         plans = json.loads(plans_file.read_text(encoding="utf-8"))
         data = folder / _data_identifier(plans, cell.configuration, plans_file)
         split = json.loads((folder / "splits_final.json").read_text(encoding="utf-8"))
-        labels = [path for path in (folder / "gt_segmentations").iterdir() if path.is_file()]
+        for place, ends_only in ((data, True), (folder / "gt_segmentations", False)):
+            if place not in known:
+                files = [path for path in place.iterdir() if path.is_file()]
+                known[place] = fingerprint.of_files(place, files, ends_only)
         if cell.fold >= len(split):
             raise UserError(f"{folder / 'splits_final.json'} has {len(split)} folds, so no fold {cell.fold}.")
         return {
             "split": fingerprint.of_data(split[cell.fold]),
             "plans": fingerprint.of_data(plans),
-            "preprocessed": fingerprint.of_files(data, [p for p in data.iterdir() if p.is_file()], ends_only=True),
+            "preprocessed": known[data],
             "dataset_json": fingerprint.of_file(folder / "dataset.json"),
-            "labels": fingerprint.of_files(folder, labels),
+            "labels": known[folder / "gt_segmentations"],
             "metrics": metrics_fingerprint(space),
             "nnunetv2": fingerprint.version("nnunetv2"),
             "nnunet_ext": __version__,
