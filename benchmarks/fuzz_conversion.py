@@ -88,7 +88,7 @@ def trial(name: str, pristine: Path, layout: Layout, work: Path, rng: np.random.
         AssertionError: the outcome is not one of the allowed ones.
     """
     target = TARGETS[name]
-    source, raw = work / "source", work / "raw"
+    source, raw = work / pristine.name, work / "raw"  # the name of a Decathlon task is part of it
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(pristine, source)
     raw.mkdir()

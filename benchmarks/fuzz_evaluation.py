@@ -21,6 +21,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -36,6 +37,7 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from nnunet_ext.cli import evaluation as command
 from nnunet_ext.core.errors import UserError
@@ -380,13 +382,15 @@ def trial(root: Path, seed: int) -> tuple[str, str, list[str]]:
     for i in range(3):
         reference = (rng.random(SHAPE) < 0.4).astype(np.uint8) * rng.integers(1, 3, SHAPE).astype(np.uint8)
         world.arrays[f"c{i}"] = (reference, np.roll(reference, 1, int(rng.integers(3))))
-    drawn = rng.permutation(np.array(CHANGES, dtype=object))[: int(rng.integers(1, 4))]
+    drawn = list(rng.permutation(np.array(CHANGES, dtype=object))[: int(rng.integers(1, 4))])
+    if _copy in drawn and {_rename, _dataset_json} & set(drawn):
+        drawn.remove(_copy)  # the copy would be the file that counts
     for change in sorted(drawn, key=lambda c: c not in {_all_formats, _case_name}):  # names first: the others use them
         world.done.append(change.__name__)
         change(world)
     try:
         world.write()
-    except (OSError, ValueError, RuntimeError, HeaderDataError, ImageFileError):
+    except (OSError, ValueError, TypeError, RuntimeError, HeaderDataError, ImageFileError, WrapStructError):
         return "no input", "this file system or format cannot hold it", world.done
     options = {"allow_missing": False, "only_predicted": False, "match": "header"} | {
         key: value for key, value in world.options.items() if key in {"allow_missing", "only_predicted", "match"}
@@ -430,6 +434,22 @@ def trial(root: Path, seed: int) -> tuple[str, str, list[str]]:
 
 
 @contextlib.contextmanager
+def within(seconds: int) -> Any:
+    """Let what hangs fail."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"still at work after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
 def room(root: Path, none: bool) -> Any:
     """Let no file grow, as on a full disk."""
     if not none:
@@ -450,6 +470,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trials", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=int, default=120, help="a trial that takes longer fails")
     parser.add_argument("-o", "--output", type=Path, help="JSON with the counts")
     arguments = parser.parse_args()
     outcomes: Counter[str] = Counter()
@@ -459,7 +480,9 @@ def main() -> int:
     os.environ["COLUMNS"] = "120"
     try:
         for seed in range(arguments.seed * 1_000_000, arguments.seed * 1_000_000 + arguments.trials):
-            outcome, message, changes = trial(work / str(seed), seed)
+            print(f"\rseed {seed}", end=" ", file=sys.stderr, flush=True)  # a hang in a library shows where
+            with within(arguments.seconds):
+                outcome, message, changes = trial(work / str(seed), seed)
             outcomes[outcome] += 1
             for change in {c for c in changes if c.startswith("_")}:
                 by_change.setdefault(change.lstrip("_"), Counter())[outcome] += 1

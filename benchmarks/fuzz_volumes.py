@@ -215,7 +215,8 @@ def stored_otherwise(scene: Scene) -> set[str]:
         _pack(path, _unpacked(path) + b"\0" * 1000)
     elif way == "upper case":
         path.rename(path.with_name(path.name.replace(".nii", ".NII").replace(".gz", ".GZ")))
-    return {RIGHT, REFUSED} if way == "5D" else {RIGHT}
+    in_a_raw_dataset = any(part.startswith("Dataset") for part in path.parts)  # where nnU-Net asks for one ending
+    return {RIGHT, REFUSED} if way == "5D" or (way == "upper case" and in_a_raw_dataset) else {RIGHT}
 
 
 @mutation("nifti")

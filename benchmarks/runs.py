@@ -91,7 +91,9 @@ def environment(work: Path) -> dict[str, str]:
     }
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    return {**os.environ, **{k: str(v) for k, v in folders.items()}, "nnUNet_extTrainer": str(VARIANTS)}
+    # for training only: nnU-Net's planning stops where it is set
+    outside = {name: value for name, value in os.environ.items() if name != "nnUNet_n_proc_DA"}
+    return {**outside, **{k: str(v) for k, v in folders.items()}, "nnUNet_extTrainer": str(VARIANTS)}
 
 
 def prepare(data: Path, work: Path, dataset_id: int, plan: Plan = SMALL) -> Path:

@@ -13,8 +13,7 @@ from dataset_conversion.formats.geometry import Geometry
 from dataset_conversion.formats.metaimage import companion
 from dataset_conversion.formats.volumes import Volume, read_header, read_volume
 from dataset_conversion.options import Check
-from dataset_conversion.remarks import together
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.errors import UserError, together
 
 #: Labelled, test, and unlabelled cases for training: the endings of imagesTr, imagesTs and imagesUn.
 Subset = Literal["Tr", "Ts", "Un"]

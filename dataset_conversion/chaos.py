@@ -30,6 +30,7 @@ from dataset_conversion.formats.dicom import (
 from dataset_conversion.formats.masks import read_mask
 from dataset_conversion.formats.volumes import Volume
 from dataset_conversion.options import Check
+from dataset_conversion.plausible import by
 from dataset_conversion.source import children, folders_in, is_there
 from dataset_conversion.splits import k_folds
 from nnunet_ext.core.errors import UserError
@@ -113,6 +114,10 @@ class ChaosCase(Case):
             problem = f"{len(first)} and {len(second)} slices"
         elif first[0].shape != second[0].shape:
             problem = f"slices of {first[0].shape} and {second[0].shape} pixels"
+        elif not np.allclose(first[0].pixel_spacing, second[0].pixel_spacing, rtol=1e-3):
+            problem = f"pixels of {by(first[0].pixel_spacing)} and {by(second[0].pixel_spacing)} mm"
+        elif not np.allclose(first[0].orientation, second[0].orientation, atol=1e-3):
+            problem = "slices that are turned against each other"
         else:
             distances = np.abs(np.array([s.position for s in first]) - [s.position for s in second])
             if distances.max() > SAME_PLACE_MM:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-
-from nnunet_ext.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,17 +21,3 @@ class Remarks:
 
 
 NOTHING = Remarks()
-
-
-_HEADING = "things are wrong:"
-
-
-def together(problems: Iterable[UserError | str]) -> UserError:
-    """One error of several: the only one as it is, else a list with one line each."""
-    texts: dict[str, None] = {}  # in order, each once
-    for problem in map(str, problems):
-        heading, *others = problem.split("\n  ")  # one that was put together itself
-        texts.update(dict.fromkeys(others if others and heading.endswith(_HEADING) else [problem]))
-    if len(texts) == 1:
-        return UserError(*texts)
-    return UserError("\n  ".join([f"{len(texts)} {_HEADING}", *texts]))

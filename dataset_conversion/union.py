@@ -19,14 +19,13 @@ import numpy as np
 from dataset_conversion import checks
 from dataset_conversion.cases import Case, Scan, on_grid_of
 from dataset_conversion.engine import Dataset, Findings, check_target, convert, raw_folder
-from dataset_conversion.formats.volumes import Volume, read_header, read_volume
+from dataset_conversion.formats.volumes import Volume, is_nifti, read_header, read_volume
 from dataset_conversion.options import Check, Options
 from dataset_conversion.organs import canonical, is_lesion_of
 from dataset_conversion.plausible import ANY_PART_MM
-from dataset_conversion.remarks import together
 from dataset_conversion.source import children
 from dataset_conversion.splits import Split, k_folds
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.errors import UserError, together
 from nnunet_ext.core.label_sets import KEY
 
 BACKGROUND, IGNORE = "background", "ignore"
@@ -444,12 +443,16 @@ def _listed_cases(path: Path, content: Mapping[str, Any]) -> dict[str, tuple[tup
 
 def _cases_in_folders(folder: Path, ending: str, channels: int) -> dict[str, tuple[tuple[Path, ...], Path]]:
     labels = folder / "labelsTr"
-    found = {}
+    found, others = {}, []
     for label in children(labels) if labels.is_dir() else []:
         if label.name.endswith(ending):
             name = label.name[: -len(ending)]
             images = tuple(folder / "imagesTr" / f"{name}_{i:04d}{ending}" for i in range(channels))
             found[name] = (images, label)
+        elif is_nifti(label):
+            others.append(UserError(f"{label} does not end in {ending}, as dataset.json says: rename it."))
+    if others:  # nnU-Net passes over them without a word
+        raise together(others)
     return found
 
 

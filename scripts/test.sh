@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, types and tests: scripts/test.sh [options of pytest]
+# Lint, types, documentation and tests: scripts/test.sh [options of pytest]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment dev
@@ -7,6 +7,10 @@ cd "$project"
 "$environment/bin/ruff" check .
 "$environment/bin/ruff" format --check .
 "$environment/bin/mypy"
+site="$(mktemp -d)"
+trap 'rm -rf "$site"' EXIT
+# The variables silence advertisements of other tools.
+NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true "$environment/bin/mkdocs" build --quiet --strict --site-dir "$site"
 # Two processes of one thread each: the networks of the tests are too small to share among threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$environment/bin/python" -m pytest -n 2 --dist=loadfile "$@"
+"$environment/bin/python" -m pytest -n 2 --dist=loadfile "$@"

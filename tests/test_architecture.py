@@ -151,6 +151,7 @@ TESTED_IN = {
     "dataset_conversion/catalogue.py": "tests/dataset_conversion/test_registry.py",
     "dataset_conversion/cli.py": "tests/dataset_conversion/test_registry.py",
     "dataset_conversion/dataset.py": "tests/dataset_conversion/test_registry.py",
+    "dataset_conversion/remarks.py": "tests/dataset_conversion/test_headers.py",
     "dataset_conversion/options.py": "tests/dataset_conversion/test_registry.py",
     **{
         f"dataset_conversion/engine/{name}.py": "tests/dataset_conversion/test_msd.py"

@@ -23,9 +23,8 @@ from dataset_conversion.engine.publish import publish
 from dataset_conversion.engine.report import console, dataset_json, describe, print_summary, without
 from dataset_conversion.engine.work import Job, Record, check_images_differ, results, write_json
 from dataset_conversion.options import Options
-from dataset_conversion.remarks import together
 from dataset_conversion.source import natural_key, opened
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.errors import UserError, together
 
 
 def convert_source(

@@ -13,10 +13,9 @@ from dataset_conversion.cases import Case, Subset
 from dataset_conversion.dataset import Dataset
 from dataset_conversion.engine.doubts import doubts_on, sentence, with_force
 from dataset_conversion.options import Options
-from dataset_conversion.remarks import together
 from dataset_conversion.splits import Split
 from nnunet_ext.core.environment import folder_value
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.errors import UserError, together
 
 
 @dataclass

@@ -291,6 +291,8 @@ def read_volume(path: Path) -> Volume:
     else:
         import SimpleITK as sitk
 
+        if path.suffix.lower() == ".mhd":
+            check_raw_length(path)  # again: ITK prints a message of its own where the voxels have gone since
         try:
             with _silent_itk():
                 array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))

@@ -116,6 +116,9 @@ def _found(
         own, others = _label_maps(folder, file_ending, "prediction")
         taken = _other_formats(others, own, folder, {*references, *other_references})
         notes += _say_formats(taken, "predictions", folder, file_ending)
+        strays = [path.name for case, paths in others.items() if case not in {*own, *taken} for path in paths]
+        if strays:
+            notes.append(f"Passed over in {folder}, for no case has that name: {_list(strays)}.")
         for case, path in (own | taken).items():
             if case in predictions:
                 twice.append(f"case {case} was predicted in {predictions[case].parent} and in {folder}")

@@ -26,5 +26,8 @@ def register() -> None:
         return
     folder = plugin_folder()
     parts = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    # Not that of another copy, which a parent process or a saved variable names: each would ask the other for ever.
+    end = os.path.join("nnunet_ext", "plugin", "search_path")  # noqa: PTH118
+    parts = [part for part in parts if part == folder or not part.rstrip("/\\").endswith(end)]
     if folder not in parts:
         os.environ[VARIABLE] = os.pathsep.join([*parts, folder])

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from nnunet_ext.core.console import print_without_traceback
-from nnunet_ext.core.errors import UserError
+from nnunet_ext.core.errors import UserError, together
 
 
 @pytest.fixture
@@ -38,3 +38,20 @@ def test_any_other_error_is_shown_as_before(shown_otherwise):
     error = (ValueError, ValueError("a fault"), None)
     sys.excepthook(*error)
     assert shown_otherwise == [error]
+
+
+def test_one_problem_stays_as_it_is_and_several_become_a_list():
+    assert str(together([UserError("a is wrong.")])) == "a is wrong."
+    assert (
+        str(together(["a is wrong.", UserError("b is wrong.")])) == "2 things are wrong:\n  a is wrong.\n  b is wrong."
+    )
+
+
+def test_each_is_said_once_also_where_lists_are_joined():
+    first = together(["a is wrong.", "b is wrong."])
+    assert str(together([first, "b is wrong.", "c is wrong."])).splitlines() == [
+        "3 things are wrong:",
+        "  a is wrong.",
+        "  b is wrong.",
+        "  c is wrong.",
+    ]

@@ -137,10 +137,23 @@ def move(paths: list[Path], millimetres: float) -> None:
         dicom.change(path, ImagePositionPatient=[f"{x:.4f}", f"{y:.4f}", f"{z + millimetres:.4f}"])
 
 
+def change_all(paths: list[Path], **tags) -> None:
+    for path in paths:
+        dicom.change(path, **tags)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda f: move(slices(f, 1, "OutPhase"), 1.0), "the two phases have slices up to 1 mm apart"),
+        (
+            lambda f: change_all(slices(f, 1, "OutPhase"), PixelSpacing=["0.0007", "0.0007"]),
+            r"the two phases have pixels of .* and 0.0007 x 0.0007 mm",
+        ),
+        (
+            lambda f: change_all(slices(f, 1, "OutPhase"), ImageOrientationPatient=["0", "1", "0", "1", "0", "0"]),
+            "the two phases have slices that are turned against each other",
+        ),
         (lambda f: slices(f, 1, "OutPhase")[-1].unlink(), "holds 15 DICOM slices of two phases and .* 8 masks"),
         (lambda f: slices(f, 4, "OutPhase")[-1].unlink(), "the two phases have 8 and 7 slices"),
     ],

@@ -341,3 +341,19 @@ def test_all_files_that_are_missing_are_named(raw, tmp_path):
     with pytest.raises(UserError, match="2 things are wrong") as error:
         read_raw_dataset(90)
     assert str(error.value).count("is missing: restore it") == 2
+
+
+def test_a_label_of_another_ending_is_named(raw):
+    folder = raw / "Dataset001_Odd"
+    (folder / "labelsTr").mkdir(parents=True)
+    for name in ("a.nii.gz", "b.NII.GZ", "c.nii", "notes.txt"):
+        (folder / "labelsTr" / name).touch()
+    description = {"labels": {"background": 0, "liver": 1}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(UserError) as error:
+        read_raw_dataset(1)
+    lines = str(error.value).splitlines()
+    assert lines[1:] == [
+        f"  {folder / 'labelsTr' / name} does not end in .nii.gz, as dataset.json says: rename it."
+        for name in ("b.NII.GZ", "c.nii")
+    ]

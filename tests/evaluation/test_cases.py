@@ -114,5 +114,14 @@ def test_two_formats_of_a_case_are_a_choice(root):
         find(root, folder)
 
 
+def test_a_prediction_in_another_format_and_of_no_case_is_named(root):
+    folder = predict(root / "p", "abcd")
+    (folder / "e.nii").touch()
+    (folder / "a.nii").touch()  # beside one in the right format
+    found = find(root, folder)
+    assert [pair.case for pair in found.pairs] == list("abcd")
+    assert found.notes == (f"Passed over in {folder}, for no case has that name: e.nii.",)
+
+
 def test_references_compared_with_themselves(root):
     assert "compared with themselves" in find(root, root / "labelsTr").notes[0]

@@ -75,3 +75,10 @@ def test_half_precision_logits_are_lifted_before_the_logarithm():
 def test_unknown_form_is_refused():
     with pytest.raises(ValueError, match="saturating"):
         GeneratorLoss("hinge")
+
+
+def test_the_letter_of_the_paper_is_the_default():
+    fake = torch.tensor([-1.0, 0.5, 3.0])
+    expected = -torch.nn.functional.softplus(fake).mean()
+    assert GeneratorLoss()(fake).item() == pytest.approx(expected.item())
+    assert generator_loss(fake).item() == pytest.approx(expected.item())

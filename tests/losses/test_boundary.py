@@ -206,3 +206,30 @@ def test_of_logits_in_half_precision_it_is_lifted_and_compiles_in_one_graph():
         assert loss.item() == pytest.approx(expected, rel=1e-3)
         (gradient,) = torch.autograd.grad(loss, logits)
         assert gradient.dtype == torch.float16
+
+
+@pytest.mark.parametrize("of_logits", [False, True])
+def test_relative_an_organ_of_one_voxel_is_there_and_an_absent_one_has_no_gradient(of_logits):
+    logits = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    distance = torch.full((1, 2, 3, 4), 2.0, dtype=torch.float64)
+    distance[0, 0, 1, 1] = -1.0  # the second region is nowhere: all of it is outside
+    logits.requires_grad_()
+    layout = LabelLayout(regions=True)
+    if of_logits:
+        loss = boundary_loss_of_logits(logits, distance, layout, relative=True)
+    else:
+        loss = boundary_loss(torch.sigmoid(logits), distance, relative=True)
+    p = torch.sigmoid(logits.detach())[0, 0]
+    wrong = 2 * (p.sum() - p[1, 1])
+    expected = 1 - 2 * p[1, 1] / (p[1, 1] + wrong + 1)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-9)
+    loss.backward()
+    assert logits.grad[:, 0].abs().min() > 0
+    assert not logits.grad[:, 1].any()
+
+
+def test_of_logits_it_is_in_mm_unless_asked_otherwise():
+    logits = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(4))
+    distance = 10 * torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(5))
+    expected = boundary_loss(torch.softmax(logits, 1)[:, 1:], distance)
+    assert boundary_loss_of_logits(logits, distance).item() == pytest.approx(expected.item(), rel=1e-5)

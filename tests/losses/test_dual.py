@@ -16,7 +16,7 @@ SHAPES = [(2, 3, 4, 5), (1, 2, 3, 4, 2), (2, 4, 3, 3, 3)]
 @pytest.fixture(autouse=True)
 def several_slabs(monkeypatch):
     """The losses go through these small maps in more than one slab."""
-    monkeypatch.setattr(slabs, "_CPU_VOXELS", 8)
+    monkeypatch.setattr(slabs, "_CPU_VOXELS", 18)
 
 
 def soft_dice_loss(*arguments):
@@ -172,3 +172,29 @@ def test_half_precision_is_lifted_and_extreme_logits_stay_finite():
         assert sharpened.dtype == torch.float32
         assert torch.isfinite(sharpened).all()
         assert torch.isfinite(teaching_loss(logits, sharpened, LabelLayout(regions)))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_one_voxel_is_enough(regions):
+    """An organ of one voxel is there, and the mean over one voxel that counts is its value."""
+    layout = LabelLayout(regions)
+    logits = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = torch.zeros_like(logits)
+    truth[0, 1, 1, 2] = 1
+    sums = dice_sums(logits, truth, None, layout)
+    assert sums[1] == 1
+    known = torch.zeros(1, 1, 3, 4, dtype=torch.bool)
+    known[0, 0, 1, 2] = True
+    other = -logits
+    region = difference_region(logits, other, layout) & known
+    assert region.any()
+    loss = difference_loss(logits, truth * known, region, layout, known)
+    squares = (layout.probabilities(logits) - truth)[0, :, 1, 2] ** 2
+    expected = squares.sum() / 2  # of regions the mean of both; of classes half the sum
+    assert loss.item() == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_where_no_class_is_there_the_mean_over_all_decides():
+    sums = dice_sums(torch.zeros(2, 3, 4, 5, dtype=torch.float64), torch.zeros(2, 3, 4, 5))
+    expected = 1 - 1 / (20 / 3 + 1)  # 20 voxels of probability 1/3 and none of the class, smoothed by 1
+    assert dice_of_sums(sums).item() == pytest.approx(expected, rel=1e-9)

@@ -98,3 +98,20 @@ def test_a_perfect_pixel_branch_costs_nothing():
     points = torch.arange(16)[None]
     logits = 100 * torch.nn.functional.one_hot(target.flatten(1), 3).transpose(1, 2).float()[:, 0:3]
     assert pixel_loss(logits.reshape(1, 3, 16), points, target) == 0
+
+
+def test_the_mean_over_one_pixel_that_counts_is_its_value():
+    prediction = torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    phi = torch.rand(1, 1, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mask = torch.zeros(1, 1, 3, 4)
+    mask[0, 0, 1, 2] = 1
+    x, distance = float(prediction[0, 0, 1, 2]), float(phi[0, 0, 1, 2])
+    expected = sigmoid(x) * distance + (x / 5 + distance) ** 2
+    assert signed_distance_loss(prediction, phi, mask, steepness=5).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_of_two_classes_the_absent_one_is_outside_everywhere_and_the_other_keeps_its_distance():
+    distance = torch.stack([torch.zeros(3, 4), torch.linspace(-8, 8, 12).reshape(3, 4)])[None]
+    phi = scaled_distance(distance, torch.zeros(1, 2, 3, 4), 10.0)
+    torch.testing.assert_close(phi[:, 0], torch.ones(1, 3, 4))
+    torch.testing.assert_close(phi[:, 1], distance[:, 1] / 10)

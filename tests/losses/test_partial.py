@@ -133,3 +133,11 @@ def test_half_precision_is_lifted_and_compiles_in_one_graph():
     compiled = torch.compile(voxel_cross_entropy, fullgraph=True, backend="eager")
     assert compiled(logits.half(), target).dtype == torch.float32
     assert compiled(logits.half(), target).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_mean_over_one_voxel_that_counts_is_its_value():
+    logits = torch.randn(1, 3, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = torch.full((1, 1, 2, 3), 3)
+    target[0, 0, 1, 2] = 2
+    expected = -torch.log_softmax(logits, 1)[0, 2, 1, 2]
+    assert voxel_cross_entropy(logits, target, LabelLayout(ignore_label=3)).item() == pytest.approx(float(expected))

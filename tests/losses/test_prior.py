@@ -188,3 +188,17 @@ def test_a_batch_that_overflowed_does_not_stay_in_the_duals(step):
     assert duals.mu[0] == mu[0]
     assert duals.nu[1] != nu[1]
     assert torch.isfinite(duals.loss(torch.tensor([0.9, 0.1])))
+
+
+def test_the_mean_of_one_voxel_is_its_probability():
+    logits = logits_of(SHAPES["2D"])
+    valid = torch.zeros(2, 1, 5, 6, dtype=torch.bool)
+    valid[1, 0, 2, 3] = True
+    expected = torch.softmax(logits, 1)[1, :, 2, 3]
+    torch.testing.assert_close(mean_prediction(logits, valid), expected)
+
+
+def test_duals_of_a_class_that_is_nowhere_or_everywhere_are_finite():
+    duals = DualVariables(torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64))
+    assert duals.nu.tolist() == pytest.approx([-1e6, -1, -2])
+    assert duals.mu.tolist() == pytest.approx([-1, -1e6, -2])

@@ -17,4 +17,5 @@ def test_slabs_cover_the_first_axis(shape, device):
 def test_a_slab_on_a_device_is_larger():
     maps = torch.empty(1, 2, 64, 64, 64)
     assert len(list(slabs(maps))) == 16
+    assert list(slabs(torch.empty(1, 2, 3, 200, 200))) == [(0, 1), (1, 1), (2, 1)], "never less than a row"
     assert len(list(slabs(maps.to("meta")))) == 2

@@ -14,7 +14,9 @@ from nnunet_ext.losses.uncertain_points import (
     at_points,
     draw_points,
     least_certain,
+    point_cross_entropy,
     uncertain_point_loss,
+    voxels_of,
 )
 
 SHAPES = {"2D": ((4, 5), (16, 20)), "3D": ((3, 4, 5), (12, 16, 20))}
@@ -173,3 +175,25 @@ def test_points_are_drawn_on_the_cpu_for_every_device():
 
 def test_k_and_m_are_the_paper_s():
     assert (OVERSAMPLING, IMPORTANCE) == (3, 0.75)  # section 2.4
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_points_on_the_edge_belong_to_the_outermost_voxels(dimensions):
+    shape = (3, 4, 5)[:dimensions]
+    maps = torch.arange(math.prod(shape)).reshape(1, 1, *shape)
+    edges = torch.tensor([[[-1.0] * dimensions, [1.0] * dimensions]])
+    assert voxels_of(maps, edges).flatten().tolist() == [0, math.prod(shape) - 1]
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_the_mean_over_one_point_that_counts_is_its_value(regions):
+    layout = LabelLayout(regions, 9)
+    logits = torch.tensor([[[0.3, 1.0, -2.0], [-0.5, 0.2, 4.0]]], dtype=torch.float64)
+    if regions:
+        truth = torch.tensor([[[1, 0, 1], [0, 1, 1], [0, 1, 1]]])  # the last channel marks what is ignored
+        p = torch.sigmoid(logits[0, :, 0])
+        expected = -(torch.log(p[0]) + torch.log(1 - p[1])) / 2
+    else:
+        truth = torch.tensor([[[1, 9, 9]]])
+        expected = -torch.log_softmax(logits[0, :, 0], 0)[1]
+    assert point_cross_entropy(logits, truth, layout).item() == pytest.approx(float(expected), rel=1e-9)

@@ -15,3 +15,10 @@ def test_start_up_hook_appends_once_and_can_be_switched_off(monkeypatch):
     monkeypatch.setenv(OPT_OUT_VARIABLE, "1")
     register()
     assert os.environ[VARIABLE] == "mine"
+
+
+def test_the_folder_of_another_copy_is_dropped(monkeypatch, tmp_path):
+    other = tmp_path / "nnunet_ext" / "plugin" / "search_path"
+    monkeypatch.setenv(VARIABLE, os.pathsep.join(["/of/the/user", str(other)]))
+    register()
+    assert os.environ[VARIABLE].split(os.pathsep) == ["/of/the/user", plugin_folder()]

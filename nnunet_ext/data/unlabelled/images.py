@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ext.core.errors import UserError, last_line
+from nnunet_ext.core.errors import UserError, last_line, together
 from nnunet_ext.data.unlabelled.store import RAW_FOLDER
 
 # An image whose voxels are this much larger or smaller than those of every training image has a wrong header.
@@ -54,11 +54,12 @@ def find_images(
         training_cases: names that are taken.
 
     Raises:
-        UserError: there are none, a file has another name or ending, a channel is missing, or a name is taken.
+        UserError: there are none, a file has another name or ending, a channel is missing, or a name is taken; all of
+            them are listed.
     """
     pattern = _name_pattern(file_ending)
     found: dict[str, dict[int, Path]] = {}
-    misnamed = []
+    problems = []
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file.name.startswith("."):  # what file managers leave behind
             continue
@@ -66,28 +67,27 @@ def find_images(
             continue
         match = pattern.fullmatch(file.name)
         if match is None:
-            misnamed.append(file)
+            problems.append(
+                f"{file} is not named CASE_0000{file_ending}, as the images of this dataset are: rename or convert, or "
+                f"take out of {RAW_FOLDER}."
+            )
         else:
             found.setdefault(match["case"], {})[int(match["channel"])] = file
-    if misnamed:
-        others = f" ({len(misnamed)} files are not)" if len(misnamed) > 1 else ""
-        raise UserError(
-            f"{misnamed[0]} is not named CASE_0000{file_ending}, as the images of this dataset are{others}: rename or "
-            f"convert, or take out of {RAW_FOLDER}."
-        )
-    if not found:
+    if not found and not problems:
         raise UserError(f"There are no unlabelled images: put them into {folder} as CASE_0000{file_ending}.")
     for case, files in found.items():
         lacking = [channel for channel in range(channels) if channel not in files]
         if lacking or len(files) > channels:
             wrong = f"has no channel {lacking[0]:04d}" if lacking else f"has {len(files)} channels"
-            raise UserError(
+            problems.append(
                 f"{case} in {folder} {wrong}, where the training images have {channels}: mend it or take it out."
             )
         if case in training_cases:
-            raise UserError(
+            problems.append(
                 f"{case} in {folder} is the name of a training case: rename it, or take it out if it is the same image."
             )
+    if problems:
+        raise together(problems)
     return {case: [files[channel] for channel in sorted(files)] for case, files in found.items()}
 
 

@@ -263,7 +263,7 @@ REFUSED = {
     ),
     "two of another ending": (
         lambda dataset, images: [(images / f"{name}_0000.mha").touch() for name in ("three", "four")],
-        r"four_0000.mha is not named CASE_0000.nii.gz, as the images of this dataset are \(2 files are not\)",
+        r"2 things are wrong:\n  .*four_0000.mha is not named CASE_0000.nii.gz.*\n  .*is not named CASE_0000.nii.gz",
     ),
     "a link to nothing": (dangling_link, r"one_0000.nii.gz cannot be read \(No such file or directory\): replace it"),
     "not an image": (

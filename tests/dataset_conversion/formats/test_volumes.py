@@ -189,3 +189,13 @@ def test_real_headers(name):
     np.testing.assert_allclose(volume.geometry.spacing, expected.GetSpacing(), rtol=1e-6)
     np.testing.assert_allclose(volume.geometry.origin, expected.GetOrigin(), atol=1e-4)
     np.testing.assert_allclose(volume.geometry.direction, expected.GetDirection(), atol=1e-5)
+
+
+def test_voxels_that_have_gone_since_are_one_sentence(tmp_path, capfd):
+    path = tmp_path / "scan.mhd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.int16)), str(path))
+    read_header(path)
+    (tmp_path / "scan.raw").unlink()
+    with pytest.raises(UserError, match=r"scan\.mhd has its voxels in scan\.raw, which is missing"):
+        read_volume(path)
+    assert capfd.readouterr().err == ""
