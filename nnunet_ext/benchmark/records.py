@@ -38,7 +38,7 @@ class Cell:
     Attributes:
         dataset: Full name, ``Dataset091_X``.
         configuration: nnU-Net's configuration, ``2d``.
-        plans: Name of the plans of the matrix, before the options of an arm.
+        plans: Name of the plans, of the matrix or of the arm, without those made for its options.
         arm: Name of the arm in the specification.
         trainer: Name of the trainer's class, run length included.
         fold: Number of the fold.
