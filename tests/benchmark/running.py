@@ -54,7 +54,7 @@ def start(log: Path, *arguments: object) -> subprocess.Popen:
         return subprocess.Popen(command(*arguments), stdout=output, stderr=output)
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until

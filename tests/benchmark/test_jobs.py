@@ -54,25 +54,25 @@ def test_stopped_training_repeats_what_would_have_been(dataset: Dataset, tmp_pat
         )
     (cell,) = cells_of(spaces["stopped"].spec)
     key = cell_key(cell)
-    assert job(spaces["stopped"], "prepare", "90").wait(120) == 0  # writes the split, for both
+    assert job(spaces["stopped"], "prepare", "90").wait(600) == 0  # writes the split, for both
     undisturbed = job(spaces["undisturbed"], "train", key)
     folder = cell.folder(spaces["stopped"].root)
     first = job(spaces["stopped"], "train", key)
     wait_for(lambda: epochs_of(spaces["stopped"].root, cell))
     first.send_signal(signal.SIGUSR1)
-    assert first.wait(120) == 75
+    assert first.wait(600) == 75
     (attempt,) = read_attempts(folder).values()
     assert attempt.failure.kind == "stopped" and attempt.exit_code == 75
     assert attempt.first_epoch == 0 and attempt.last_epoch < EPOCHS - 1
     assert not (folder / TRAINED).exists()
-    assert job(spaces["stopped"], "train", key).wait(300) == 0
-    assert undisturbed.wait(300) == 0
+    assert job(spaces["stopped"], "train", key).wait(600) == 0
+    assert undisturbed.wait(600) == 0
     assert epochs_of(spaces["stopped"].root, cell) == list(range(EPOCHS))
     refused = job(spaces["stopped"], "evaluate", key)
-    assert refused.wait(120) == 1  # the test set is not predicted
-    assert job(spaces["stopped"], "predict", key, "--test-set", "other").wait(120) == 0
+    assert refused.wait(600) == 1  # the test set is not predicted
+    assert job(spaces["stopped"], "predict", key, "--test-set", "other").wait(600) == 0
     for space in spaces.values():
-        assert job(space, "evaluate", key).wait(120) == 0
+        assert job(space, "evaluate", key).wait(600) == 0
 
     other = cell.folder(spaces["undisturbed"].root)
     assert (folder / METRICS).read_bytes() == (other / METRICS).read_bytes()
@@ -97,7 +97,7 @@ def test_stopped_training_repeats_what_would_have_been(dataset: Dataset, tmp_pat
     # A successor of a job whose end nobody saw, which Snakemake has deleted the output of, takes it over at once.
     before = json.loads((folder / TRAINED).read_text())
     (folder / TRAINED).unlink()
-    assert job(spaces["stopped"], "train", key).wait(120) == 0
+    assert job(spaces["stopped"], "train", key).wait(600) == 0
     assert json.loads((folder / TRAINED).read_text()) == before
     assert len(read_attempts(folder)) == 3
 
@@ -124,13 +124,13 @@ def test_stop_with_workers_that_draw_batches(dataset: Dataset, tmp_path):
         epochs=200, iterations=2,
     )  # fmt: skip
     (cell,) = cells_of(space.spec)
-    assert job(space, "prepare", "90").wait(120) == 0
+    assert job(space, "prepare", "90").wait(600) == 0
     training = job(space, "train", cell_key(cell))
     wait_for(lambda: epochs_of(space.root, cell))
     (child,) = subprocess.run(
         ["pgrep", "-P", str(training.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
     os.killpg(int(child), signal.SIGTERM)  # the training and its workers, not the job
-    assert training.wait(120) == 75
+    assert training.wait(600) == 75
     (attempt,) = read_attempts(cell.folder(space.root)).values()
     assert attempt.failure.kind == "stopped" and attempt.last_epoch < 199
