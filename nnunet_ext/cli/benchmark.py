@@ -109,7 +109,7 @@ def run(
     watcher = _Watcher()
     with watcher:
         outcome = driver.run(space, options, watcher.show)
-    _conclude(space, outcome.states, outcome.stopped, outcome.log, file, time.monotonic() - started, options)
+    _conclude(space, outcome.states, outcome.stopped, outcome.log, file, time.monotonic() - started, options, small)
 
 
 def _options(
@@ -377,6 +377,7 @@ def _conclude(
     file: Path,
     seconds: float,
     options: Options,
+    small: bool,
 ) -> None:
     """Say what came of a run; exit code 1 where cells have failed, 130 where it was stopped."""
     finished = sum(state.stage == "finished" for state in states)
@@ -384,7 +385,8 @@ def _conclude(
     for state in states:
         if state.stage == "failed":
             print(f"failed: {state.cell}: {state.failure} ({state.attempts} attempts)", file=sys.stderr)
-    again = f"nnunet-ext benchmark run {file}"
+    place = "" if space.root == work_folder(file, None) else f" --work {space.root}"
+    again = f"nnunet-ext benchmark run {file}{' --small' if small else place}"
     if stopped:
         typer.echo(f"Stopped with {finished} of {len(states)} cells finished; the same command goes on from here.")
         raise typer.Exit(130)
@@ -397,7 +399,7 @@ def _conclude(
     else:
         typer.echo(f"{finished} of {len(states)} cells are finished, after {_hours(seconds / 3600)}.")
     if options.until is None:
-        typer.echo(f"Next: nnunet-ext benchmark report {file}")
+        typer.echo(f"Next: nnunet-ext benchmark report {file}{place}")
     done = {None: finished, "train": trained, "prepare": len(states)}[options.until]
     if done < len(states):
         typer.echo(f"Mend what failed, and run again. The engine's log: {log}")
