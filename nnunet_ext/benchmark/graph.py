@@ -46,7 +46,7 @@ class Graph:
     def prepared(self) -> list[str]:
         """All that preparations make."""
         root = self.space.root
-        return [self.space.prepared(key).relative_to(root).as_posix() for key in self._keys.values()]
+        return [self.space.prepared(one.key).relative_to(root).as_posix() for one in self.space.spec.datasets]
 
     def dataset(self, key: str) -> str:
         """What says that the dataset of a cell is ready."""

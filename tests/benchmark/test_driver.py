@@ -144,8 +144,9 @@ def test_quick_to_import():
 
 def test_before_conversion_there_are_no_cells(tmp_path):
     """A work folder whose datasets have no names yet, as a run leaves it that has stopped in their conversion."""
-    spec = parse(content(), "benchmark.yaml", tmp_path)
+    spec = parse(content(datasets=[90, 91]), "benchmark.yaml", tmp_path)
     space = Workspace(tmp_path, spec, Run())
     space.save()
-    assert Graph(space).cells == {} and Graph(space).prepared() == ["datasets/90/prepared.json"]
+    assert Graph(space).cells == {}
+    assert Graph(space).prepared() == ["datasets/90/prepared.json", "datasets/91/prepared.json"]
     space.check_same_runs(replace(spec, epochs=3))
