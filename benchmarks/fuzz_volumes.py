@@ -187,7 +187,8 @@ def number_type(scene: Scene) -> set[str]:
     written = nib.Nifti1Image(new, affine, dtype=new.dtype)
     written.set_qform(affine, 1)
     nib.save(written, path)
-    return {REFUSED} if kind[0] in "cr" else {RIGHT}
+    unused = "imagesTs" in path.parts and any(part.startswith("Dataset") for part in path.parts)  # by a union
+    return {RIGHT} if unused or kind[0] not in "cr" else {REFUSED}
 
 
 @mutation("nifti")

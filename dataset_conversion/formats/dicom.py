@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ def read_slice(path: Path) -> Slice:
     except Exception as error:  # pydicom raises whatever a damaged file leads to
         raise UserError(f"{path} is not a usable DICOM slice ({type(error).__name__}: {last_line(error)}).") from error
     axes = np.reshape(result.orientation, (2, 3))
-    slope_is_zero = result.rescale is not None and result.rescale[0] == 0
+    slope_is_zero = slope == (0,)
     if (
         min(*result.pixel_spacing, *result.shape) <= 0
         or slope_is_zero
@@ -294,7 +295,7 @@ def _read_plane(header: Slice) -> np.ndarray:
         _settle_transfer_syntax(data, header.path)
         # GDCM, inside SimpleITK, decodes JPEG, JPEG-LS and JPEG 2000
         compressed = data.file_meta.TransferSyntaxUID.is_compressed
-        stored = _decode_with_gdcm(data) if compressed else pixel_array(data, correct_unused_bits=False)
+        stored = _decode_with_gdcm(data) if compressed else _uncompressed(data, header.path)
         plane = _without_unused_bits(stored, data)
         has_table = "ModalityLUTSequence" in data
         plane = apply_modality_lut(plane, data) if has_table else plane * slope + intercept
@@ -305,6 +306,23 @@ def _read_plane(header: Slice) -> np.ndarray:
     if plane.shape != header.shape:
         raise UserError(f"{header.path} has pixels of shape {plane.shape} instead of {header.shape}.")
     return plane
+
+
+def _uncompressed(data: pydicom.Dataset, path: Path) -> np.ndarray:
+    """Stored values of uncompressed pixels.
+
+    Raises:
+        UserError: there are more of them than rows and columns make.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        stored: np.ndarray = pixel_array(data, correct_unused_bits=False)
+    if any("sufficient to contain" in str(warning.message) for warning in said):
+        raise UserError(
+            f"{path} holds more pixels than its {data.Rows} rows and {data.Columns} columns, so that one of the two "
+            "is wrong."
+        )
+    return stored
 
 
 def _settle_transfer_syntax(data: pydicom.Dataset, path: Path) -> None:

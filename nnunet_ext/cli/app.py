@@ -228,22 +228,16 @@ def vote(
 
 
 @app.command(rich_help_panel="Train")
-def trainers() -> None:
-    """List the trainers: what each does, where it is described, what it needs and costs."""
-    from rich.console import Console
-    from rich.table import Table
+def trainers(
+    name: Annotated[str | None, typer.Argument(help="One of them, with all that is known of it.")] = None,
+) -> None:
+    """List the trainers by paper: what each does, costs and gained."""
+    from nnunet_ext.cli import trainers as command
 
-    from nnunet_ext.plugin.registry import TRAINERS
-
-    console = Console()
-    for entry in TRAINERS.values():
-        console.print(f"[bold]{entry.name}[/bold]", highlight=False)
-        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
-        for heading, text in entry.details().items():
-            table.add_row(f"[dim]{heading}[/dim]", text)
-        console.print(table)
-    console.print("\nUse one with [bold]nnUNetv2_train ... -tr NAME[/bold]. Any of them, and any stock trainer,")
-    console.print("takes a run length: [bold]NAME_<N>epochs[/bold], [bold]NAME_<N>epochs_<M>iters[/bold].")
+    if name is None:
+        command.show_all()
+    else:
+        command.show(name)
 
 
 @app.command(rich_help_panel="Train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -16,6 +17,7 @@ class TrainerEntry:
         paper: the source.
         needs: what it needs beyond a stock run.
         cost: measured time of a training iteration relative to stock nnU-Net.
+        gain: what was measured against stock nnU-Net on the same data and iterations.
     """
 
     name: str
@@ -24,10 +26,17 @@ class TrainerEntry:
     paper: str
     needs: str
     cost: str
+    gain: str = "not yet measured"
+
+    @property
+    def time(self) -> str:
+        """The factor of :attr:`cost` alone; "-" where there is none."""
+        factor = re.search(r"([\d.]+) x", self.cost)
+        return factor[1] if factor else "-"
 
     def details(self) -> dict[str, str]:
         """What to show of it, by heading."""
-        return {"adds": self.summary, "from": self.paper, "needs": self.needs, "time": self.cost}
+        return {"adds": self.summary, "from": self.paper, "needs": self.needs, "time": self.cost, "gain": self.gain}
 
 
 TRAINERS: dict[str, TrainerEntry] = {
@@ -40,6 +49,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Lian et al. 2025, Eq. 2",
             "nothing",
             "1.06 x stock nnU-Net per iteration (CPU)",
+            "none",
         ),
         TrainerEntry(
             "nnUNetTrainerRefinedGAN",
@@ -48,6 +58,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Lian et al. 2025, Eq. 4",
             "a plan with two or more deep-supervision outputs",
             "1.01 x stock nnU-Net per iteration (CPU)",
+            "none",
         ),
         TrainerEntry(
             "nnUNetTrainerMLL",
@@ -56,6 +67,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, Eq. 11",
             "nothing",
             "0.96 x stock nnU-Net per iteration (CPU)",
+            "abdominal MR, 600 iterations: Dice +0.154",
         ),
         TrainerEntry(
             "nnUNetTrainerRegionBoundary",
@@ -64,6 +76,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, ablation",
             "nothing",
             "1.03 x stock nnU-Net per iteration (CPU)",
+            "HD95 2.18 to 2.03 mm (in mm)",
         ),
         TrainerEntry(
             "nnUNetTrainerRegionPixel",
@@ -72,6 +85,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, ablation",
             "nothing",
             "0.95 x stock nnU-Net per iteration (CPU)",
+            "none",
         ),
         TrainerEntry(
             "nnUNetTrainerCoarseToFine",
@@ -120,6 +134,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Zhou et al. 2019, Eq. 3",
             "dataset.json with annotated_labels, some cases fully labelled, a batch of 2 or more",
             "as stock nnU-Net in stage 1, 1.11 x in stage 2 (CPU)",
+            "Dice +0.017 with 4 full cases, none with 20",
         ),
         TrainerEntry(
             "nnUNetTrainerPartial",
@@ -128,6 +143,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Zhou et al. 2019, lambda2 = 0",
             "dataset.json with annotated_labels, some cases fully labelled, a batch of 2 or more",
             "as stock nnU-Net in stage 1, 1.09 x in stage 2 (CPU)",
+            "the same as PaNN",
         ),
         TrainerEntry(
             "nnUNetTrainerCascaded",
@@ -168,6 +184,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Huang et al. 2024, Eq. 7 and 8",
             "images in imagesUn and nnunet-ext preprocess-unlabelled, a batch of 2 or more, memory for two networks",
             "2.09 x stock nnU-Net per iteration (CPU), two networks in inference",
+            "Dice +0.004, within the spread",
         ),
         TrainerEntry(
             "nnUNetTrainerSDNetLabelled",
@@ -176,6 +193,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Huang et al. 2024, Eq. 7",
             "memory for two networks",
             "2.10 x stock nnU-Net per iteration (CPU), two networks in inference",
+            "no more than two networks averaged; stock trained twice as long gains more",
         ),
     )
 }

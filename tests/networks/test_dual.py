@@ -147,3 +147,10 @@ def test_the_counterpart_of_a_plain_network_has_as_many_convolutions(dimension):
         network(torch.randn(1, 2, *[16] * dimension))
         counts.append(sizes)
     assert counts[0] == counts[1] == {(16,) * dimension: 4, (8,) * dimension: 4, (4,) * dimension: 2}
+
+
+def test_only_the_last_stage_of_a_decoder_gives_a_convolution():
+    arguments = {"n_stages": 4, "n_conv_per_stage": [2, 3, 4, 5], "n_conv_per_stage_decoder": [4, 3, 2]}
+    _, counterpart = residual_counterpart("x.PlainConvUNet", arguments)
+    assert counterpart["n_blocks_per_stage"] == [1, 1, 2, 2]
+    assert counterpart["n_conv_per_stage_decoder"] == [4, 3, 1]

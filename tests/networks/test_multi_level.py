@@ -132,3 +132,49 @@ def test_group_normalisation_takes_a_batch_of_one_slice():
     network = group_normalised(AtrousNetwork([0, 1, 2], 2, features=NARROW, channels=8, rates=(2,)))
     assert not [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert network(torch.randn(1, 3, 16, 16))["final"].shape == (1, 2, 16, 16)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_the_pixels_of_the_network_are_those_of_its_region_noise_and_labels(regions):
+    torch.manual_seed(0)
+    network = MultiLevelNetwork([0, 1, 2], 3, NARROW, 8, (1, 2), attention_heads=2, pixels_per_point=16).eval()
+    x, noise = torch.randn(2, 3, 16, 24), torch.rand(2, 1, 16, 24)
+    layout = LabelLayout(regions)
+    with torch.no_grad():
+        maps = network(x, noise, True, layout)
+        expected = uncertain_pixels(maps["region"], 24, noise, layout)
+        assert torch.equal(maps["points"], expected)
+        assert not torch.equal(maps["points"], network(x, None, True, layout)["points"])
+        assert not torch.equal(maps["points"], network(x, noise, True, LabelLayout(not regions))["points"])
+
+
+def test_centres_lie_in_the_middle_of_their_pixels():
+    points = torch.tensor([[0, 4, 14]])  # of a slice of 3 x 5: the first pixel, the end of the first row, the last one
+    expected = [[-1 + 1 / 3, -1 + 1 / 5], [-1 + 1 / 3, 1 - 1 / 5], [1 - 1 / 3, 1 - 1 / 5]]
+    torch.testing.assert_close(centres(points, (3, 5))[0], torch.tensor(expected))
+    middle = centres(torch.tensor([[7]]), (3, 5))
+    torch.testing.assert_close(middle, torch.zeros(1, 1, 2))
+
+
+def test_four_layers_of_points_and_four_convolutions_fuse():
+    assert sum(isinstance(layer, nn.Conv1d) for layer in SharedLayers(5, 8)) == 4
+    fusion = [layer for layer in ConvolutionalFusion(8, 2).modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.kernel_size for layer in fusion] == [(3, 3)] * 4 + [(1, 1)]
+
+
+def test_groups_are_sixteen_where_the_channels_allow_at_every_depth():
+    module = nn.Sequential(nn.BatchNorm2d(32), nn.Sequential(nn.Sequential(nn.BatchNorm2d(48)), nn.BatchNorm2d(20)))
+    group_normalised(module)
+    assert [layer.num_groups for layer in module.modules() if isinstance(layer, nn.GroupNorm)] == [16, 16, 1]
+    deep = group_normalised(nn.Sequential(nn.Sequential(nn.BatchNorm2d(12))), groups=4)
+    assert [layer.num_groups for layer in deep.modules() if isinstance(layer, nn.GroupNorm)] == [4]
+
+
+def test_maps_are_enlarged_between_the_centres_of_pixels():
+    torch.manual_seed(0)
+    network = MultiLevelNetwork([0, 1, 2], 2, NARROW, 8, (1, 2), attention_heads=2).eval()
+    x = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        region = network.region_head(network.region(network.backbone(x)[1]))
+        expected = nn.functional.interpolate(region, (16, 16), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(network(x)["region"], expected)

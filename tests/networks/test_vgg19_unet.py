@@ -128,3 +128,11 @@ def test_a_cascade_of_them_compiles_without_graph_breaks():
     x = torch.randn(1, 1, 24, 40)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     assert torch.allclose(compiled(x), network(x), atol=1e-5)
+
+
+def test_blocks_of_unlike_widths_fit_and_biases_start_at_zero():
+    network = VGG19UNet([(0, 1), (1, 1), (2, 1)], 2, (2, 3, 4, 5, 6))
+    assert network(torch.randn(1, 3, 32, 48)).shape == (1, 2, 32, 48)
+    for layer in network.modules():
+        if getattr(layer, "bias", None) is not None:
+            assert not layer.bias.any()

@@ -210,6 +210,7 @@ def test_compressed_pixels_of_a_syntax_that_is_not_named(tmp_path, truth):
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "its pixels are colours, RGB"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are colours, PALETTE COLOR"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
+        ({"RescaleSlope": 0, "RescaleIntercept": None}, "RescaleSlope is 0"),
     ],
 )
 def test_what_is_no_grey_slice_is_said(tmp_path, truth, tags, said):
@@ -217,6 +218,15 @@ def test_what_is_no_grey_slice_is_said(tmp_path, truth, tags, said):
     dicom.change(paths[2], **tags)
     with pytest.raises(UserError, match=rf"{paths[2].name} is not a usable DICOM slice \(.*{said}"):
         read_slice(paths[2])
+
+
+def test_more_pixels_than_rows_and_columns_make(tmp_path, truth, recwarn):
+    paths = write(tmp_path / "ct", truth)
+    for path in paths:
+        dicom.change(path, Rows=3)
+    with pytest.raises(UserError, match=r"holds more pixels than its 3 rows and \d+ columns, so that one of the two"):
+        stack(tmp_path / "ct")
+    assert not recwarn.list
 
 
 def test_link_to_a_slice_that_is_gone(tmp_path, truth):
