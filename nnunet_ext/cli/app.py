@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from dataset_conversion.cli import app as convert_app
 from nnunet_ext import __version__
+from nnunet_ext.cli.benchmark import app as benchmark_app
 
 _ORDER = (
     "convert",
@@ -20,6 +21,7 @@ _ORDER = (
     "evaluate",
     "compare",
     "vote",
+    "benchmark",
     "demo",
     "doctor",
     "path",
@@ -44,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(convert_app, name="convert", rich_help_panel="Data")
+app.add_typer(benchmark_app, name="benchmark", rich_help_panel="Evaluate")
 
 DEMO_TRAINER = "nnUNetTrainerRefinedGAN_18epochs_120iters"
 
