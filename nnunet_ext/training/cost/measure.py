@@ -109,6 +109,17 @@ def cost_of_step(
         ) from error
 
 
+def expectation(memory: int, free: int, total: int, trainer: str) -> str:
+    """A sentence on the memory that a trainer's tensors need and the free and total memory of a GPU, in bytes."""
+    text = (
+        f"Training is expected to need {memory / GIB:.1f} GiB for its tensors and some more for cuDNN; the GPU has "
+        f"{total / GIB:.1f} GiB, {free / GIB:.1f} GiB of them free"
+    )
+    if memory <= free:
+        return f"{text}."
+    return f"WARNING: {text}: if it stops for lack of memory, make smaller plans with nnunet-ext plan-for {trainer}."
+
+
 def _simulated_cost(
     trainer_class: type[nnUNetTrainer], plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
 ) -> Cost:
@@ -124,13 +135,15 @@ def _simulated_cost(
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
         trainer.current_epoch = trainer.num_epochs - 1
         trainer.network.train()
-        trainer.train_step(example_batch(trainer))  # makes the state of the optimisers, and the gradients
+        helpers = [*getattr(trainer, "auxiliary", {}).values()]
+        for optimizer in (trainer.optimizer, *(helper.optimizer for helper in helpers)):
+            _make_state(optimizer)
         batch = example_batch(trainer)
         memory.peak = memory.now
         with flops:
             trainer.train_step(batch)
-    helpers = [helper.module for helper in getattr(trainer, "auxiliary", {}).values()]
-    parameters = [p for module in (trainer.network, *helpers) for p in module.parameters() if p.requires_grad]
+    modules = [trainer.network, *(helper.module for helper in helpers)]
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     return Cost(
         tuple(trainer.configuration_manager.patch_size),
         trainer.configuration_manager.batch_size,
@@ -138,6 +151,14 @@ def _simulated_cost(
         flops.get_total_flops(),
         sum(p.numel() for p in parameters),
     )
+
+
+def _make_state(optimizer: torch.optim.Optimizer) -> None:
+    """State of an optimiser and gradients, as they are after any step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
 
 
 def example_batch(trainer: Any) -> dict[str, Any]:

@@ -70,11 +70,11 @@ def module_to(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 class _Values(TorchDispatchMode):
-    """Numbers that the host asks for are 0."""
+    """Numbers that the host asks for are 1: yes to every question, and a step of Adam that it can divide by."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket is torch.ops.aten._local_scalar_dense:
-            return 0.0
+            return 1.0 if args[0].is_floating_point() else 1
         return func(*args, **(kwargs or {}))
 
 
