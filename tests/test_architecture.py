@@ -142,6 +142,8 @@ TESTED_IN = {
     "nnunet_ext/plugin/search_path/nnunet_ext_plugin_trainers.py": "tests/plugin/test_lookup.py",
     "nnunet_ext/precision.py": "tests/losses/test_boundary.py",
     "nnunet_ext/training/adversarial.py": "tests/trainers/test_refined_gan.py",
+    "nnunet_ext/training/cost/planning.py": "tests/cli/test_cost.py",
+    "nnunet_ext/training/cost/simulation.py": "tests/training/cost/test_measure.py",
     "nnunet_ext/training/dual.py": "tests/trainers/test_sdnet_checkpoints.py",
     "nnunet_ext/training/loaders.py": "tests/trainers/test_sdnet_unlabelled.py",
     "nnunet_ext/training/partial_labels.py": "tests/trainers/test_pann.py",
