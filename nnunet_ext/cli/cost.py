@@ -41,7 +41,10 @@ def run_cost(dataset: str, configuration: str, plans_name: str, trainers: Sequen
     from nnunet_ext.training.cost.measure import GIB, cost_of_step
 
     console, problems = Console(), []
-    table = Table("trainer", "memory", "", "FLOPs", "", "parameters", "", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("trainer", no_wrap=True)
+    for heading in ("memory", "", "FLOPs", "", "parameters", ""):
+        table.add_column(heading, justify="right")
     with console.status("Simulating..."):
         stock = cost_of_step(classes.pop(STOCK), plans, configuration, dataset_json)
         costs = {STOCK: stock}

@@ -25,7 +25,6 @@ from nnunet_ext.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from nnunet_ext.training.cost.measure import cost_of_step, expectation
 from nnunet_ext.training.curves import LossCurves, mean_of_known
 from nnunet_ext.training.options import Options, resolve
 from nnunet_ext.training.run_length import strip_run_length
@@ -204,7 +203,6 @@ class ExtendedTrainer(nnUNetTrainer):
             UserError: the previous stage of a cascade has not predicted all cases.
         """
         self._check_previous_stage()
-        self._say_cost()
         super().on_train_start()
         fresh = [name for name, network in self.auxiliary.items() if not network.was_restored]
         if fresh:
@@ -214,18 +212,6 @@ class ExtendedTrainer(nnUNetTrainer):
         if self._resumed_random_states is not None and self.local_rank == 0:
             restore_random_states(self._resumed_random_states, self.device)
         self._resumed_random_states = None
-
-    def _say_cost(self) -> None:
-        """Log what a step is expected to need and what the GPU has, where there is one."""
-        if self.device.type != "cuda" or self.is_ddp:
-            return
-        try:
-            cost = cost_of_step(type(self), self.plans_manager.plans, self.configuration_name, self.dataset_json)
-        except UserError as error:
-            self.print_to_log_file(f"The memory that training needs is not known. {error}")
-            return
-        free, total = torch.cuda.mem_get_info(self.device)
-        self.print_to_log_file(expectation(cost.memory, free, total, self.base_name))
 
     def without_prediction(self, cases: Iterable[str]) -> list[str]:
         """Those of the cases that a cascade's previous stage has not predicted; none where there is no such stage."""

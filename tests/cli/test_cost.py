@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -10,12 +11,20 @@ from nnunet_ext.cli.cost import run_cost, run_plan_for
 from nnunet_ext.core.errors import UserError
 from tests.conftest import PLANS, Dataset
 
+NAMES = ("nnUNetTrainer", "nnUNetTrainerSDNet")
 
-def test_cost_prints_numbers_and_ratios(dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+
+def test_cost_prints_numbers_and_ratios(
+    dataset: Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     run_cost(dataset.id, "2d", PLANS, ["nnUNetTrainerSDNet"])
     shown = capsys.readouterr().out
-    assert "x 1.00" in shown
-    assert "x 2.00" in shown  # parameters
+    stock, ours = (next(line for line in shown.splitlines() if f" {name} " in f" {line} ") for name in NAMES)
+    assert stock.count("x 1.00") == 3
+    ratios = [float(ratio) for ratio in re.findall(r"x ([\d.]+)", ours)]
+    assert len(ratios) == 3
+    assert all(1.3 < ratio < 3 for ratio in ratios)  # two networks, of which one has residual blocks
 
 
 @pytest.mark.parametrize(
