@@ -27,7 +27,11 @@ TEST_FRACTION = 31 / 131
 
 
 def find_cases(
-    folder: Path, labelled: float = 1.0, spacing_csv: Path | None = None, test_cases: Path | None = None
+    folder: Path,
+    labelled: float = 1.0,
+    spacing_csv: Path | None = None,
+    test_cases: Path | None = None,
+    compressed: bool = False,
 ) -> Findings:
     """Pair volumes and segmentations by number, and split them.
 
@@ -38,6 +42,7 @@ def find_cases(
         labelled: fraction of the training part whose labels are used; the others go to ``imagesUn``.
         spacing_csv: true voxel sizes for cases that lost theirs: lines ``case,x,y,z`` in mm.
         test_cases: file with the numbers of the cases to hold out, instead of the seeded choice.
+        compressed: the dataset's files are compressed though all images are plain.
 
     Returns:
         The findings; the dataset's files end as the images do.
@@ -49,7 +54,7 @@ def find_cases(
     findings = _pair(folder, {} if spacing_csv is None else read_spacings(spacing_csv))
     _split(findings, labelled, None if test_cases is None else read_numbers(test_cases))
     _note_lost_spacing(findings)
-    plain = all(nifti_ending(case.image_path) == ".nii" for case in findings.cases)
+    plain = not compressed and all(nifti_ending(case.image_path) == ".nii" for case in findings.cases)
     findings.dataset = replace(catalogue.LITS.dataset, file_ending=".nii" if plain else ".nii.gz")
     return findings
 

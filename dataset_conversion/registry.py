@@ -194,6 +194,13 @@ CONVERTERS = (
                 "Lines case,x,y,z with voxel sizes in mm for cases that lost theirs.",
                 default=None,
             ),
+            OwnOption(
+                "compressed",
+                bool,
+                "Write .nii.gz though the volumes are .nii, as a union with other datasets needs.",
+                default=False,
+                flags=("--compressed",),
+            ),
         ),
     ),
     Converter("chaos-ct", catalogue.CHAOS_CT, "chaos:find_cases", fixed=MappingProxyType({"part": "CT"})),

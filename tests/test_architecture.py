@@ -26,6 +26,15 @@ ALLOWED = {
         "nnunet_ext.data",
     },
     "nnunet_ext.evaluation": {"nnunet_ext", "nnunet_ext.core"},
+    "nnunet_ext.benchmark": {
+        "nnunet_ext",
+        "nnunet_ext.core",
+        "nnunet_ext.evaluation",
+        "nnunet_ext.plugin",
+        "nnunet_ext.training",
+        "nnunet_ext.phantom",
+        "dataset_conversion",
+    },
     "nnunet_ext.phantom": {"nnunet_ext.core"},
     "dataset_conversion": {"nnunet_ext", "nnunet_ext.core"},
 }
@@ -96,6 +105,21 @@ def test_all_rules_are_of_packages_that_exist():
 
 # Modules without a test file of their own name, and the one that holds their tests.
 TESTED_IN = {
+    **{
+        f"nnunet_ext/benchmark/{name}.py": "tests/benchmark/test_driver.py"
+        for name in ("engine", "graph", "state", "workspace", "jobs/pretended")
+    },
+    **{
+        f"nnunet_ext/benchmark/jobs/{name}.py": "tests/benchmark/test_jobs.py"
+        for name in ("cell", "child", "prediction", "progress", "scoring", "training")
+    },
+    "nnunet_ext/benchmark/fingerprint.py": "tests/benchmark/test_checks.py",
+    "nnunet_ext/benchmark/jobs/timing.py": "tests/benchmark/test_estimate.py",
+    "nnunet_ext/benchmark/jobs/prepare.py": "tests/benchmark/test_checks.py",
+    "nnunet_ext/benchmark/matrix.py": "tests/benchmark/test_spec.py",
+    "nnunet_ext/benchmark/scores.py": "tests/benchmark/test_checks.py",
+    "nnunet_ext/benchmark/small.py": "tests/benchmark/test_experiments.py",
+    "nnunet_ext/cli/benchmark.py": "tests/benchmark/test_checks.py",
     "nnunet_ext/cli/demo.py": "tests/test_documentation.py",
     "nnunet_ext/cli/unlabelled.py": "tests/data/unlabelled/test_preprocess.py",
     "nnunet_ext/core/console.py": "tests/core/test_errors.py",
@@ -118,6 +142,8 @@ TESTED_IN = {
     "nnunet_ext/plugin/search_path/nnunet_ext_plugin_trainers.py": "tests/plugin/test_lookup.py",
     "nnunet_ext/precision.py": "tests/losses/test_boundary.py",
     "nnunet_ext/training/adversarial.py": "tests/trainers/test_refined_gan.py",
+    "nnunet_ext/training/cost/planning.py": "tests/cli/test_cost.py",
+    "nnunet_ext/training/cost/simulation.py": "tests/training/cost/test_measure.py",
     "nnunet_ext/training/dual.py": "tests/trainers/test_sdnet_checkpoints.py",
     "nnunet_ext/training/loaders.py": "tests/trainers/test_sdnet_unlabelled.py",
     "nnunet_ext/training/partial_labels.py": "tests/trainers/test_pann.py",

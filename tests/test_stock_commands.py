@@ -100,7 +100,7 @@ def test_doctor_trainers_and_path(dataset):
     report = dataset.run("nnunet-ext", "doctor").stdout
     assert "found by name" in report
     assert "fix" not in report
-    assert "nnUNetTrainerRefinedGAN" in dataset.run("nnunet-ext", "trainers").stdout
+    assert "RefinedGAN" in dataset.run("nnunet-ext", "trainers").stdout
     assert dataset.run("nnunet-ext", "path").stdout.strip().endswith("search_path")
 
 

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from dataset_conversion.cli import app as convert_app
 from nnunet_ext import __version__
+from nnunet_ext.cli.benchmark import app as benchmark_app
 
 _ORDER = (
     "convert",
@@ -17,9 +18,12 @@ _ORDER = (
     "views",
     "trainers",
     "options",
+    "cost",
+    "plan-for",
     "evaluate",
     "compare",
     "vote",
+    "benchmark",
     "demo",
     "doctor",
     "path",
@@ -44,6 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(convert_app, name="convert", rich_help_panel="Data")
+app.add_typer(benchmark_app, name="benchmark", rich_help_panel="Evaluate")
 
 DEMO_TRAINER = "nnUNetTrainerRefinedGAN_18epochs_120iters"
 
@@ -268,6 +273,47 @@ def options(
         raise typer.BadParameter("--set needs a trainer, -d and -o.")
     file = command.write_plans(trainer, settings, dataset, plans, output)
     typer.echo(f"Wrote {file}. Train with: nnUNetv2_train {dataset} CONFIGURATION FOLD -tr {trainer} -p {output}")
+
+
+@app.command(rich_help_panel="Train")
+def cost(
+    dataset: Annotated[str, typer.Option("-d", help="Number or name of the dataset.", show_default=False)],
+    trainers: Annotated[list[str], typer.Option("-tr", help="Trainer; may be repeated.", show_default=False)],
+    configuration: Annotated[str, typer.Option("-c", help="Of the plans.")] = "3d_fullres",
+    plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
+) -> None:
+    """Say what a training step needs: peak memory, FLOPs, parameters, and their ratios to stock nnU-Net.
+
+    The step is simulated as on CUDA; it needs neither a GPU nor preprocessed data.
+
+    Example: nnunet-ext cost -d 4 -c 3d_fullres -tr nnUNetTrainerSDNet -tr nnUNetTrainerMLL
+    """
+    from nnunet_ext.cli.cost import run_cost
+
+    run_cost(dataset, configuration, plans, trainers)
+
+
+@app.command("plan-for", rich_help_panel="Train")
+def plan_for(
+    trainer: Annotated[str, typer.Argument(help="Trainer.", show_default=False)],
+    dataset: Annotated[str, typer.Option("-d", help="Number or name of the dataset.", show_default=False)],
+    output: Annotated[str, typer.Option("-o", metavar="NAME", help="Name of the new plans.", show_default=False)],
+    plans: Annotated[str, typer.Option("-p", help="Plans to start from.")] = "nnUNetPlans",
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option("--gpu-memory", metavar="GB", help="Target of the planner; default: its own.", min=1),
+    ] = None,
+) -> None:
+    """Write plans whose patches and batches fit a trainer, by nnU-Net's own rules and the trainer's memory.
+
+    Spacing, normalisation and preprocessed data stay; patch, batch and the depth of the network, which follows the
+    patch, are planned anew, also where they were changed by hand.
+
+    Example: nnunet-ext plan-for nnUNetTrainerSDNet -d 4 -o nnUNetPlansSDNet
+    """
+    from nnunet_ext.cli.cost import run_plan_for
+
+    run_plan_for(trainer, dataset, plans, output, gpu_memory)
 
 
 @app.command(rich_help_panel="Help")

@@ -22,8 +22,8 @@ from nnunet_ext.evaluation.tables import class_name, column_head
 
 # Colours that stay apart for colour-blind readers.
 PALETTE = ("#0f766e", "#d97706", "#4f46e5", "#be123c", "#0369a1", "#65a30d", "#a21caf", "#57534e")
-_INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
-_STYLE: dict[Any, Any] = {
+INK, MUTED, GRID = "#1f2937", "#6b7280", "#e5e7eb"
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     # Text stays text: the browser sets it in the font of the page.
     "svg.fonttype": "none",
@@ -31,10 +31,10 @@ _STYLE: dict[Any, Any] = {
     # A name with two dollar signs is a name, not a formula.
     "text.parse_math": False,
     "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
 }
 _SQUEEZE = 3.0  # how much longer than the bulk of the values the axis may be
 _CROWD = 250  # points beyond which a cloud hides more than it shows
@@ -58,7 +58,7 @@ def box_plots(
     several = len(models) > 1
     n_boxes = len(labels) * len(models)
     width = min(12.0, max(3.6, 1.4 + 0.34 * n_boxes))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, 2.9), layout="constrained")
         axes = figure.add_subplot()
         tips: list[str] = []
@@ -68,7 +68,7 @@ def box_plots(
             for row, evaluation in enumerate(models.values())
             for column, label in enumerate(labels)
         }
-        limits = _limits([values.to_numpy() for values in groups.values()])
+        limits = axis_limits([values.to_numpy() for values in groups.values()])
         outside = 0
         for (row, column), values in groups.items():
             if values.empty:
@@ -82,16 +82,16 @@ def box_plots(
                 prefix = f"{list(models)[row]}, " if several else ""
                 tips += [f"{prefix}{case}: {value:.4g} {described.shown_unit}" for case, value in values.items()]
         if described.direction == "zero":
-            axes.axhline(0, color=_MUTED, linewidth=0.8, zorder=1)
+            axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
         axes.set_ylim(*limits)
         _dress(axes, labels, f"{described.title} ({described.shown_unit})")
         if outside:
             words = "1 value lies" if outside == 1 else f"{outside} values lie"
             axes.set_title(f"{words} beyond the axis: triangles", fontsize=8, color="#be123c", loc="right")
-        return _svg(figure, column_head(described), identifier), tips
+        return svg_text(figure, column_head(described), identifier), tips
 
 
-def _limits(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
+def axis_limits(groups: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
     """Axis limits: all values, unless a few distant ones would flatten every box to a line; means always within."""
     everything = np.concatenate([g[np.isfinite(g)] for g in groups])
     if everything.size == 0:
@@ -159,10 +159,10 @@ def _dress(axes: Axes, labels: Sequence[str], title: str) -> None:
     )
     axes.set_xlim(-0.6, len(labels) - 0.4)
     axes.set_ylabel(title)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
+    axes.spines["bottom"].set_color(GRID)
     axes.tick_params(length=0)
 
 
@@ -177,16 +177,16 @@ def difference_plot(results: Sequence[PairedResult], name: str, identifier: str)
     described = metric(name)
     drawn = [r for r in results if np.isfinite([r.difference, r.low, r.high]).all()]
     several = len({(r.first, r.second) for r in results}) > 1
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 0.8 + 0.32 * max(1, len(drawn))), layout="constrained")
         axes = figure.add_subplot()
-        axes.axvline(0, color=_MUTED, linewidth=0.9)
+        axes.axvline(0, color=MUTED, linewidth=0.9)
         names = []
         for row, r in enumerate(drawn):
             low, mean, high = (v * described.shown_factor for v in (r.low, r.difference, r.high))
             significant = r.p_holm < 0.05
             better = r.wins > r.losses
-            colour = (PALETTE[0] if better else PALETTE[3]) if significant else _MUTED
+            colour = (PALETTE[0] if better else PALETTE[3]) if significant else MUTED
             axes.plot([low, high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
             axes.scatter([mean], [row], s=34, color=colour, zorder=3)
             what = class_name(r.label)
@@ -195,15 +195,22 @@ def difference_plot(results: Sequence[PairedResult], name: str, identifier: str)
         axes.set_ylim(len(names) - 0.4, -0.6)
         pair = "difference" if several or not drawn else f"{drawn[0].second} − {drawn[0].first}"
         axes.set_xlabel(f"{described.title} ({described.shown_unit}), {pair}")
-        axes.grid(axis="x", color=_GRID, linewidth=0.8)
+        axes.grid(axis="x", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(_GRID)
+        axes.spines["bottom"].set_color(GRID)
         axes.tick_params(length=0)
-        return _svg(figure, f"Paired differences of {described.title}", identifier)
+        return svg_text(figure, f"Paired differences of {described.title}", identifier)
 
 
-def _svg(figure: Figure, description: str, identifier: str) -> str:
+def svg_text(figure: Figure, description: str, identifier: str) -> str:
+    """The figure as an SVG element for a page: the same bytes every time, ids unique in the page.
+
+    Args:
+        figure: Drawn under :data:`STYLE`.
+        description: What a screen reader says.
+        identifier: Prefix of element ids, unique in the page.
+    """
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

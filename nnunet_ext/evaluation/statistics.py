@@ -169,13 +169,10 @@ def _compare_pair(
     described: Metric,
     rng: np.random.Generator,
 ) -> PairedResult:
-    both = pd.DataFrame({"a": first_values[described.name], "b": second_values[described.name]}).dropna(how="all")
-    both = both.fillna(described.ideal)
-    a, b = both["a"].to_numpy(float), both["b"].to_numpy(float)
-    # Equal first: two infinite distances are a tie, and their difference is not a number.
-    difference = np.where(a == b, 0.0, np.subtract(b, a, where=a != b, out=np.zeros_like(a)))
+    both = scored_by_either(first_values[described.name], second_values[described.name], described)
+    a, b = both["first"].to_numpy(float), both["second"].to_numpy(float)
+    difference, gain = differences_and_gains(a, b, described)
     with np.errstate(invalid="ignore"):
-        gain = np.where(a == b, 0.0, described.loss(a) - described.loss(b))
         low, high = bootstrap_interval(difference, rng)
         means = [float(v.mean()) if v.size else float("nan") for v in (a, b, difference)]
     return PairedResult(
@@ -194,8 +191,39 @@ def _compare_pair(
         losses=int((gain < 0).sum()),
         ties=int((gain == 0).sum()),
         # Signed metrics are compared by their distance from 0: a model is not better for erring to one side.
-        p=_signed_rank(gain if described.direction == "zero" else difference),
+        p=signed_rank(gain if described.direction == "zero" else difference),
     )
+
+
+def scored_by_either(first: pd.Series, second: pd.Series, described: Metric) -> pd.DataFrame:
+    """Values of two models side by side, columns ``first`` and ``second``.
+
+    A row in which neither has a value is left out. Where one has none, the class is in neither label map for it: it is
+    right and gets the ideal value.
+
+    Args:
+        first: Values of the first model, indexed by case.
+        second: Values of the second model.
+        described: The metric.
+    """
+    return pd.DataFrame({"first": first, "second": second}).dropna(how="all").fillna(described.ideal)
+
+
+def differences_and_gains(
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], described: Metric
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Second minus first, and by how much the second is better; two infinite distances are a tie.
+
+    Args:
+        first: Values of the first model.
+        second: Values of the second model, of the same shape.
+        described: The metric; decides what is better.
+    """
+    equal = first == second  # asked first: the difference of two infinite distances is not a number
+    difference = np.where(equal, 0.0, np.subtract(second, first, where=~equal, out=np.zeros_like(first)))
+    with np.errstate(invalid="ignore"):
+        gain = np.where(equal, 0.0, described.loss(first) - described.loss(second))
+    return difference, gain
 
 
 def bootstrap_interval(
@@ -225,7 +253,8 @@ def bootstrap_interval(
     return float(made.confidence_interval.low), float(made.confidence_interval.high)
 
 
-def _signed_rank(differences: npt.NDArray[np.float64]) -> float:
+def signed_rank(differences: npt.NDArray[np.float64]) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test; 1 where all differences are 0, NaN without any."""
     if differences.size == 0:
         return float("nan")
     if not differences.any():

@@ -400,6 +400,11 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
             self.num_epochs, self.options.pixel_start
         )
 
+    def simulated_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """With the pixel branch on, as it is in the last epochs."""
+        self.slice_network.set_guided(self.is_guided)
+        return super().simulated_batch(batch)
+
     def on_train_epoch_start(self) -> None:
         """Let the pixel branch and the fusion join when it is time."""
         super().on_train_epoch_start()

@@ -119,6 +119,15 @@ class nnUNetTrainerMLL(RegionLossTrainer):
         maps = self.distance_maps(spacing, labels, manager.ignore_label, self.options.exact_margin, relative)
         return ComposeTransforms([stock, maps])
 
+    def simulated_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """With distance maps."""
+        if self.options.boundary_weight:
+            targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+            foreground = self.label_manager.num_segmentation_heads - (not self.label_manager.has_regions)
+            maps = torch.zeros((len(batch["data"]), foreground, *batch["data"].shape[2:]), dtype=torch.float16)
+            batch["target"] = [*targets, maps]
+        return batch
+
     def train_step(self, batch: dict) -> dict:
         """One step down Eq. 11."""
         data, target = self.to_device(batch)

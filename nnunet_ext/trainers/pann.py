@@ -16,7 +16,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from nnunet_ext.core.label_sets import label_values
+from nnunet_ext.core.label_sets import KEY, foreground_names, label_values
 from nnunet_ext.losses.partial import complete_target, pseudo_labels
 from nnunet_ext.losses.prior import DualStep, DualVariables, mean_prediction
 from nnunet_ext.training.options import Options, option
@@ -212,6 +212,25 @@ class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
                     terms[f"{name}: predicted"] = predicted if share else terms[f"{name}: predicted"]
         self.network_step(loss)
         return self.step_output(loss, terms)
+
+    def prepare_simulation(self) -> None:
+        """One fully and one partially labelled case, whatever the dataset holds."""
+        names = frozenset(foreground_names(self.dataset_json["labels"]))
+        self._annotated = {"partial": frozenset(), "full": names}
+        self.dataset_json.setdefault(KEY, {})
+        self.do_split = lambda: ([*self.annotated], ["full"])  # type: ignore[method-assign]
+
+    def simulated_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Mixed, with the teacher and the duals of stage 2."""
+        size = len(batch["keys"])
+        partial = max(1, round(size * self.options.partial_share))
+        batch["keys"] = ["partial"] * partial + ["full"] * (size - partial)
+        if self._teacher is None:
+            self._teacher = Teacher(self.network)
+            if self.options.prior_weight:
+                heads = self.label_manager.num_segmentation_heads
+                self._duals = DualVariables(torch.full((heads,), 1 / heads), self.options.dual_step)
+        return batch
 
     # ---- the terms ----
 

@@ -338,6 +338,17 @@ class nnUNetTrainerSDNet(DualTrainer):
             self.current_epoch - self._first_unlabelled_epoch, self.num_epochs, self.options.unlabelled_ramp
         )
 
+    def simulated_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """With unlabelled samples in the second half."""
+        if self.has_unlabelled:
+            labelled, targets = self.labelled_batch_size, batch["target"]
+            batch["unlabelled"] = torch.zeros_like(batch["data"][labelled:])
+            batch["data"] = torch.zeros_like(batch["data"][:labelled])
+            one = not isinstance(targets, list)
+            kept = [torch.zeros_like(target[:labelled]) for target in ([targets] if one else targets)]
+            batch |= {"target": kept[0] if one else kept, "keys": batch["keys"][:labelled]}
+        return batch
+
     def train_step(self, batch: dict) -> dict:
         """One step of each network down Eq. 7 and, for the one that is taught, Eq. 8 (Algorithm 1)."""
         data, target = self.to_device(batch)

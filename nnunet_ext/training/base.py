@@ -85,6 +85,16 @@ class ExtendedTrainer(nnUNetTrainer):
         """Make the auxiliary networks, by name; called once, after ``self.network`` exists."""
         return {}
 
+    def prepare_simulation(self) -> None:
+        """Stand in for data before :meth:`initialize`, where ``nnunet-ext cost`` runs a step without any."""
+
+    def simulated_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch of ``nnunet-ext cost`` as the loader gives it in the last epochs, of zeros; stock's is given.
+
+        What an epoch makes before its first step is made here.
+        """
+        return batch
+
     # ---- building blocks for derived trainers ----
 
     def make_auxiliary(

@@ -28,6 +28,13 @@ def test_every_variant_equals_truth(raw, tmp_path, variant, mode):
     assert snapshot(layout.folder) == before
 
 
+def test_compressed_for_a_union(raw, tmp_path):
+    layout = write_lits(tmp_path / "d", numbers=(0, 2, 10), shape=SHAPE)
+    dataset = convert_lits(layout.folder, Options(), compressed=True)
+    assert_equals(dataset, layout)
+    assert json.loads((dataset / "dataset.json").read_text())["file_ending"] == ".nii.gz"
+
+
 def test_link_mode_writes_no_volume(raw, tmp_path):
     layout = write_lits(tmp_path / "d", numbers=(0, 2, 10), shape=SHAPE)
     dataset = convert_lits(layout.folder, Options())

@@ -14,26 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from nnunet_ext.training.cost.simulation import SimulatedTensors, module_to, zeros_of
 
 aten = torch.ops.aten
 DEVICE = torch.device("cuda", 0)
 # Their outcome has a shape that only the values tell, so that the host waits for it.
 _OF_UNKNOWN_SHAPE = {aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive}
 _VALUES = {aten._local_scalar_dense, aten.equal, aten.is_nonzero}
-
-
-class _Mode(FakeTensorMode):
-    """A copy of a network, a teacher's, stays in the same simulation."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Mode:
-        return self
 
 
 @dataclass
@@ -94,7 +87,7 @@ class Simulation:
         dtypes: of what went into the backward passes, before the scaler, and of the terms for the curves.
     """
 
-    mode: FakeTensorMode
+    mode: SimulatedTensors
     waits: Waits
     reached: list[list[torch.Tensor]] = field(default_factory=list)
     dtypes: list[torch.dtype] = field(default_factory=list)
@@ -152,7 +145,7 @@ def _graph(root: Any) -> Iterator[Any]:
 @contextmanager
 def simulated_cuda(patch: pytest.MonkeyPatch) -> Iterator[Simulation]:
     """Within this context all tensors are made without contents, and those of ``cuda`` can be."""
-    simulation = Simulation(_Mode(), Waits())
+    simulation = Simulation(SimulatedTensors(), Waits())
     scale = torch.amp.GradScaler.scale
 
     def noted_scale(scaler: Any, outputs: torch.Tensor) -> Any:
@@ -163,28 +156,9 @@ def simulated_cuda(patch: pytest.MonkeyPatch) -> Iterator[Simulation]:
         # Autocast and gradient scalers switch themselves off without a GPU.
         patched.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patched.setenv("nnUNet_compile", "f")
-        patched.setattr(nn.Module, "to", _module_to)
+        patched.setattr(nn.Module, "to", module_to)
         patched.setattr(torch.Tensor, "backward", lambda loss, *_, **__: simulation.backward(loss))
         patched.setattr(torch.amp.GradScaler, "scale", noted_scale)
-        patched.setattr(torch.Tensor, "numpy", _numpy)
+        patched.setattr(torch.Tensor, "numpy", zeros_of)
         with simulation.mode, simulation.waits:
             yield simulation
-
-
-def _module_to(module: nn.Module, device: torch.device) -> nn.Module:
-    """In place of ``Module.to``, which cannot change the device of a tensor without contents in place."""
-    for each in module.modules():
-        for name, parameter in each._parameters.items():
-            if parameter is not None:
-                each._parameters[name] = nn.Parameter(parameter.detach().to(device), parameter.requires_grad)
-        for name, buffer in each._buffers.items():
-            if buffer is not None:
-                each._buffers[name] = buffer.to(device)
-    return module
-
-
-def _numpy(tensor: torch.Tensor, *_: Any, **__: Any) -> np.ndarray:
-    """In place of ``Tensor.numpy``: zeros."""
-    assert isinstance(tensor, FakeTensor)
-    assert tensor.device.type == "cpu"
-    return np.zeros(tuple(tensor.shape), np.float32)

@@ -1,0 +1,75 @@
+"""The cells of a benchmark, and what each of them runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnunet_ext.benchmark.records import CELLS, Cell
+from nnunet_ext.benchmark.spec import Arm, Dataset, Spec
+from nnunet_ext.core.errors import UserError
+
+
+def trainer_name(spec: Spec, arm: Arm) -> str:
+    """Class name of an arm's trainer, run length included; without one it trains as long as it would alone."""
+    epochs, iterations = arm.epochs or spec.epochs, arm.iterations or spec.iterations
+    parts = [f"{epochs}epochs"] if epochs else []
+    parts += [f"{iterations}iters"] if iterations else []
+    return "_".join([arm.trainer, *parts])
+
+
+def cells_of(spec: Spec) -> list[Cell]:
+    """All cells, seed by seed and fold by fold with the arms interleaved, so that a part of them is a fair comparison.
+
+    Datasets must have their full names.
+    """
+    return list(dict.fromkeys(_cells(spec)))
+
+
+def _cells(spec: Spec) -> Iterator[Cell]:
+    for seed in spec.seeds:
+        for fold in spec.folds:
+            for dataset in spec.datasets:
+                assert dataset.name is not None, dataset
+                for configuration in spec.configurations:
+                    for plans in spec.plans:
+                        for arm in spec.arms:
+                            name, trainer = arm.plans or plans.name, trainer_name(spec, arm)
+                            yield Cell(dataset.name, configuration, name, arm.name, trainer, fold, seed)
+
+
+def arm_of(spec: Spec, cell: Cell) -> Arm:
+    """The arm of a cell."""
+    return next(arm for arm in spec.arms if arm.name == cell.arm)
+
+
+def dataset_of(spec: Spec, name: str) -> Dataset:
+    """The dataset of a full name."""
+    return next(dataset for dataset in spec.datasets if dataset.name == name)
+
+
+def plans_with_options(arm: Arm, plans: str) -> str:
+    """Name of the plans file that holds an arm's options; the plans themselves where it has none."""
+    if not arm.options:
+        return plans
+    text = json.dumps([arm.trainer, dict(arm.options)], sort_keys=True)
+    return f"{plans}_{arm.name.replace('.', '-').replace('+', '-')}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def cell_key(cell: Cell) -> str:
+    """A cell as jobs are told it: its folder below ``cells``."""
+    return cell.folder(Path()).relative_to(CELLS).as_posix()
+
+
+def find_cell(spec: Spec, key: str) -> Cell:
+    """The cell of a key.
+
+    Raises:
+        UserError: the benchmark has none.
+    """
+    for cell in cells_of(spec):
+        if cell_key(cell) == key.strip("/"):
+            return cell
+    raise UserError(f"{spec.name} has no cell {key}: nnunet-ext benchmark status lists them.")

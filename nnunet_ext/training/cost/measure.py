@@ -1,0 +1,179 @@
+"""Peak memory, arithmetic and parameters of a training step, from tensors without contents.
+
+Counted is what lives at a time in storages of tensors: weights, gradients, state of the optimisers, activations, what
+losses keep. Buffers inside of an operation (cuDNN's workspaces), the allocator's rounding and CUDA's own context are
+not.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_ext.core.errors import UserError, last_line
+from nnunet_ext.training.cost.simulation import simulated
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a training step.
+
+    Attributes:
+        patch_size: voxels by axis.
+        batch_size: samples of a step.
+        memory: most bytes of all tensors at a time.
+        flops: floating-point operations of convolutions and matrix products, forward and backward; a multiplication
+            and an addition are two.
+        parameters: that are trained, auxiliary networks included.
+    """
+
+    patch_size: tuple[int, ...]
+    batch_size: int
+    memory: int
+    flops: int
+    parameters: int
+
+
+class TensorMemory(TorchDispatchMode):
+    """Within this context, bytes of all tensors that operations return and that are alive.
+
+    Attributes:
+        now: bytes at present.
+        peak: the most there were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count a tensor, if its storage is not yet; also one that was there before."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def gone(_: weakref.ref[Any]) -> None:
+            del self._alive[key]
+            self.now -= size
+
+        self._alive[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self.add, result)
+        return result
+
+
+def cost_of_step(
+    trainer_class: type[nnUNetTrainer],
+    plans: dict[str, Any],
+    configuration: str,
+    dataset_json: dict[str, Any],
+    half_precision: bool = True,
+) -> Cost:
+    """The cost of a step in the last epoch, where all terms of a loss are on.
+
+    Args:
+        trainer_class: of nnU-Net, of this project, or derived from them.
+        plans: content of the plans file.
+        configuration: of the plans.
+        dataset_json: content of dataset.json.
+        half_precision: as on CUDA; else in float32, as nnU-Net trains on the CPU.
+
+    Raises:
+        UserError: the trainer refuses the plans, or its step depends on the values of tensors, which are not there.
+    """
+    try:
+        with simulated(trainer_class, half_precision):
+            return _simulated_cost(trainer_class, copy.deepcopy(plans), configuration, copy.deepcopy(dataset_json))
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's trainer does
+        raise UserError(
+            f"A step of {trainer_class.__name__} cannot be simulated on {configuration} ({type(error).__name__}: "
+            f"{last_line(error)}): its cost is known from a training on a GPU alone."
+        ) from error
+
+
+def expectation(memory: int, free: int, total: int, trainer: str) -> str:
+    """A sentence on the memory that a trainer's tensors need and the free and total memory of a GPU, in bytes."""
+    text = (
+        f"Training is expected to need {memory / GIB:.1f} GiB for its tensors and some more for cuDNN; the GPU has "
+        f"{total / GIB:.1f} GiB, {free / GIB:.1f} GiB of them free"
+    )
+    if memory <= free:
+        return f"{text}."
+    return f"WARNING: {text}: if it stops for lack of memory, make smaller plans with nnunet-ext plan-for {trainer}."
+
+
+def _simulated_cost(
+    trainer_class: type[nnUNetTrainer], plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
+) -> Cost:
+    memory, flops = TensorMemory(), FlopCounterMode(display=False)
+    with memory:
+        trainer = trainer_class(
+            {**plans, "continue_training": False}, configuration, 0, dataset_json, torch.device("cpu")
+        )
+        prepare = getattr(trainer, "prepare_simulation", None)
+        if prepare is not None:
+            prepare()
+        trainer.initialize()
+        trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+        trainer.current_epoch = trainer.num_epochs - 1
+        trainer.network.train()
+        helpers = [*getattr(trainer, "auxiliary", {}).values()]
+        for optimizer in (trainer.optimizer, *(helper.optimizer for helper in helpers)):
+            _make_state(optimizer)
+        batch = example_batch(trainer)
+        memory.peak = memory.now
+        with flops:
+            trainer.train_step(batch)
+    modules = [trainer.network, *(helper.module for helper in helpers)]
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return Cost(
+        tuple(trainer.configuration_manager.patch_size),
+        trainer.configuration_manager.batch_size,
+        memory.peak,
+        flops.get_total_flops(),
+        sum(p.numel() for p in parameters),
+    )
+
+
+def _make_state(optimizer: torch.optim.Optimizer) -> None:
+    """State of an optimiser and gradients, as they are after any step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+
+def example_batch(trainer: Any) -> dict[str, Any]:
+    """Zeros as the loader gives them: image and targets, and what a trainer adds in ``simulated_batch``."""
+    patch, size = list(trainer.configuration_manager.patch_size), trainer.batch_size
+    scales = trainer._get_deep_supervision_scales()
+    shapes = [[round(n * s) for n, s in zip(patch, scale, strict=True)] for scale in scales or [[1] * len(patch)]]
+    channels = len(trainer.label_manager.all_regions) if trainer.label_manager.has_regions else 1
+    channels += trainer.label_manager.has_regions and trainer.label_manager.has_ignore_label
+    kind = torch.bool if trainer.label_manager.has_regions else torch.int16
+    targets = [torch.zeros((size, channels, *shape), dtype=kind) for shape in shapes]
+    batch = {
+        "data": torch.zeros(size, trainer.num_input_channels, *patch),
+        "target": targets if scales is not None else targets[0],
+        "keys": [f"case {i}" for i in range(size)],
+    }
+    extend = getattr(trainer, "simulated_batch", None)
+    return batch if extend is None else extend(batch)

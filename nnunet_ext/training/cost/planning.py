@@ -1,0 +1,110 @@
+"""Plans whose patches and batches fit a trainer that needs more memory than stock nnU-Net.
+
+nnU-Net's planner shrinks the patch until an estimate of the stock network's memory fits a target, then fills what is
+left with samples. Here the target is divided by the ratio of the trainer's memory to stock's, which is the same as
+multiplying the estimate.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.training.cost.measure import Cost, cost_of_step
+
+_ROUNDS = 5  # the ratio depends a little on the patch, which depends on the ratio
+_TOLERANCE = 1.02
+# What the size of the patch decides; all else is kept.
+_REPLACED = ("patch_size", "batch_size", "architecture")
+
+
+def planner_class(plans: dict[str, Any]) -> Any:
+    """The planner that made plans.
+
+    Raises:
+        UserError: nnU-Net has none of this name.
+    """
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    name = plans["experiment_planner_used"]
+    found = recursive_find_python_class(
+        f"{nnunetv2.__path__[0]}/experiment_planning", name, "nnunetv2.experiment_planning"
+    )
+    if found is None:
+        raise UserError(f"nnU-Net has no planner {name}, which made {plans['plans_name']}: plan anew.")
+    return found
+
+
+def plans_for(
+    trainer_class: type[nnUNetTrainer],
+    dataset: str,
+    plans: dict[str, Any],
+    dataset_json: dict[str, Any],
+    name: str,
+    gpu_memory_gb: float | None = None,
+) -> tuple[dict[str, Any], dict[str, tuple[Cost, float] | UserError]]:
+    """Plans of another name; preprocessed data are those of the given plans.
+
+    Args:
+        trainer_class: whose patches and batches they hold.
+        dataset: name of the dataset, raw and with a fingerprint.
+        plans: content of the plans to start from.
+        dataset_json: content of dataset.json.
+        name: of the new plans.
+        gpu_memory_gb: the planner's target, for which it would plan stock nnU-Net; default: the planner's own.
+
+    Returns:
+        Content of the new plans; by configuration that was planned, its cost and the ratio of its memory to stock's,
+        or why it is as it was.
+
+    Raises:
+        UserError: nnU-Net has not the planner that made the plans, or no configuration suits the trainer.
+    """
+    made = copy.deepcopy(plans) | {"plans_name": name}
+    planner = planner_class(plans)
+    outcome: dict[str, tuple[Cost, float] | UserError] = {}
+    for configuration, content in plans["configurations"].items():
+        if "patch_size" not in content:  # it inherits another one
+            continue
+        ratio = 1.0
+        try:
+            for _ in range(_ROUNDS):
+                planned = _plan(planner, dataset, content, name, gpu_memory_gb, ratio)
+                made["configurations"][configuration] = content | {key: planned[key] for key in _REPLACED}
+                own = cost_of_step(trainer_class, made, configuration, dataset_json)
+                stock = cost_of_step(nnUNetTrainer, made, configuration, dataset_json)
+                found = own.memory / stock.memory
+                outcome[configuration] = own, found
+                if found <= ratio * _TOLERANCE:
+                    break
+                ratio = found
+        except UserError as error:
+            made["configurations"][configuration] = copy.deepcopy(content)
+            outcome[configuration] = error
+    if all(isinstance(each, UserError) for each in outcome.values()):
+        raise next(each for each in outcome.values() if isinstance(each, UserError))
+    return made, outcome
+
+
+def _plan(
+    planner_of: Any, dataset: str, content: dict[str, Any], name: str, gpu_memory_gb: float | None, ratio: float
+) -> dict[str, Any]:
+    """A configuration as the planner makes it for a network that needs ``ratio`` times the memory."""
+    from nnunetv2.utilities.json_export import recursive_fix_for_json_export
+
+    memory = {} if gpu_memory_gb is None else {"gpu_memory_target_in_gb": gpu_memory_gb}
+    planner = planner_of(dataset, plans_name=name, preprocessor_name=content["preprocessor_name"], **memory)
+    planner.UNet_vram_target_GB /= ratio
+    spacing, shape = (np.array(content[key], dtype=float) for key in ("spacing", "median_image_size_in_voxels"))
+    fingerprint = planner.dataset_fingerprint["shapes_after_crop"]
+    voxels = float(np.prod(shape)) * len(fingerprint)
+    planned: dict[str, Any] = planner.get_plans_for_configuration(
+        spacing, shape, content["data_identifier"], voxels, {}
+    )
+    recursive_fix_for_json_export(planned)
+    return planned

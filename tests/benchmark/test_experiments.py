@@ -1,0 +1,57 @@
+"""The papers' experiments are benchmark files whose trainers, metrics and converters exist."""
+
+from pathlib import Path
+
+import pytest
+
+from dataset_conversion.registry import CONVERTERS
+from nnunet_ext.benchmark import checks
+from nnunet_ext.benchmark.small import _WRITERS, PLANS, shrink
+from nnunet_ext.benchmark.spec import load
+from nnunet_ext.core.environment import FOLDER_VARIABLES
+from nnunet_ext.core.errors import UserError
+from nnunet_ext.evaluation.metrics import METRICS
+from nnunet_ext.plugin.registry import TRAINERS
+
+FILES = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*.yaml"))
+
+
+def test_all_papers_are_there():
+    assert {file.stem.split("_")[0] for file in FILES} == {"lian2025", "liu2022", "huang2024", "conze2021", "zhou2019"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_file(file):
+    spec = load(file)
+    assert spec.name == file.stem and spec.question
+    checks.check_metrics(spec)
+    assert {arm.trainer for arm in spec.arms} <= {"nnUNetTrainer", *TRAINERS}
+    assert {"nnUNetTrainer"} < {arm.trainer for arm in spec.arms}
+    for dataset in [part for one in spec.datasets for part in (one, *one.after)]:
+        assert dataset.convert in {converter.command for converter in CONVERTERS}
+        assert dataset.source is None or dataset.convert in _WRITERS
+    for entry in spec.published:
+        assert entry["metric"] in METRICS and entry["metric"] in spec.metrics
+        assert isinstance(entry["value"], float) and "Table" in entry["source"]
+
+
+def test_data_that_is_not_there_is_named(tmp_path, monkeypatch):
+    for variable in FOLDER_VARIABLES:
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.delenv("LITS", raising=False)
+    with pytest.raises(UserError, match="the source of dataset 532: set LITS to its folder"):
+        checks.check_environment(load(next(file for file in FILES if file.stem == "huang2024")))
+
+
+def test_small_writes_the_official_layouts(tmp_path, monkeypatch):
+    for variable in (*FOLDER_VARIABLES, "NNUNET_EXT_VGG19", "NNUNET_EXT_RESNET18"):
+        monkeypatch.setenv(variable, "")
+    spec = shrink(load(next(file for file in FILES if file.stem == "lian2025_liver")), tmp_path)
+    assert [plans.name for plans in spec.plans] == [PLANS] and (spec.epochs, spec.iterations, spec.folds) == (
+        1,
+        1,
+        (0,),
+    )
+    assert list(spec.datasets[0].source.rglob("*.mhd"))
+    named = checks.check_environment(spec)
+    assert named.datasets[0].name is None  # is to be converted

@@ -1,0 +1,134 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_ext.benchmark.matrix import arm_of, cell_key, cells_of, find_cell, plans_with_options, trainer_name
+from nnunet_ext.benchmark.spec import Plans, load, parse, write_example
+from nnunet_ext.core.errors import UserError
+
+MINIMAL = {"name": "small", "datasets": [{"id": 4}], "arms": {"stock": "nnUNetTrainer"}}
+
+
+def made(**changes):
+    return parse(MINIMAL | changes, "benchmark.yaml", Path("/data"))
+
+
+def test_example_is_a_benchmark(tmp_path):
+    file = tmp_path / "benchmark.yaml"
+    write_example(file)
+    spec = load(file)
+    assert [arm.name for arm in spec.arms] == ["stock", "MLL"]
+    assert spec.folds == (0, 1, 2, 3, 4) and spec.epochs == 250
+    commented = file.read_text().replace("\n  # - {", "\n  - {").replace("\n  # MLL_mild", "\n  MLL_mild")
+    file.write_text(commented.replace("plans: [nnUNetPlans]", "plans:"))
+    spec = load(file)
+    assert spec.datasets[1].convert == "lits" and spec.datasets[1].source == tmp_path / "PATH"
+    assert spec.plans[1] == Plans("smallPlans", None, "nnUNetPlans", None, 2, None, (8, 16, 32, 64))
+    with pytest.raises(UserError, match="exists already"):
+        write_example(file)
+
+
+def test_plain_data_and_back():
+    spec = made(
+        datasets=[
+            {"id": 4},
+            {"id": 503, "convert": "lits", "source": "LiTS", "options": ["--labelled", 0.2]},
+            "Dataset009_S",
+        ],
+        plans=["nnUNetPlans", {"name": "small", "from": "nnUNetPlans", "spacing": [3, 2, 2], "batch_size": 6}],
+        arms={
+            "a": "nnUNetTrainer",
+            "b": {"trainer": "nnUNetTrainerMLL", "options": {"boundary_weight": 0.1}, "epochs": 3},
+        },
+        test_sets={"other": {"images": "i", "labels": "/l", "dataset": "Dataset009_S"}},
+        merged={"kidneys": ["left", "right"]},
+        published=[{"arm": "a", "label": "liver", "metric": "Dice", "value": 0.9, "source": "Table 1"}],
+    )
+    again = parse(json.loads(json.dumps(spec.to_dict())), "benchmark.json", Path("/elsewhere"))
+    assert again == spec
+    assert spec.datasets[1].source == Path("/data/LiTS") and spec.test_sets[0].labels == Path("/l")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arms": {}}, "names no arms"),
+        ({"fold": [0]}, "'fold' is no key: did you mean folds"),
+        ({"folds": ["all"]}, "fold all has no validation"),
+        ({"folds": [0, 0]}, "the fold 0 twice"),
+        ({"folds": [-1]}, "folds must be a whole number from 0, got -1"),
+        ({"seeds": []}, "seeds is an empty list"),
+        ({"epochs": 0}, "epochs must be a whole number from 1, got 0"),
+        ({"arms": {"a b": "nnUNetTrainer"}}, "letters, digits"),
+        ({"arms": {"a": {"options": {}}}}, "arm a has no trainer"),
+        ({"arms": {"a": "nnUNetTrainer_5epochs"}}, "run length in its trainer"),
+        ({"arms": {"a": "nnUNetTrainer", "b": "nnUNetTrainer"}}, "a and b are the same run"),
+        ({"arms": {"a": {"trainer": "nnUNetTrainer", "differs": ["split"]}}}, "plans and preprocessed alone"),
+        ({"arms": {"a": {"trainer": "nnUNetTrainer", "plans": "nnUNetPlans"}}}, "which the matrix has"),
+        ({"datasets": [{"source": "x"}]}, "neither id nor name"),
+        ({"datasets": [{"id": 4, "source": "x"}]}, "no 'convert:'"),
+        ({"datasets": [{"id": True}]}, "id must be a whole number"),
+        ({"plans": [{"name": "x", "batch_size": 2}]}, "say 'from:'"),
+        ({"plans": [{"name": "x", "from": "y", "features": ["many"]}]}, "features of plans is a list of numbers"),
+        ({"resources": {"gpus": 2}}, "one GPU at most"),
+        ({"resources": {"memory_gb": "much"}}, "memory_gb must be a number above 0"),
+        ({"test_sets": {"t": {"images": "x"}}}, "no folder 'labels:'"),
+        ({"mirroring": "no"}, "mirroring must be true or false"),
+    ],
+)
+def test_faults_are_one_sentence(changes, words):
+    with pytest.raises(UserError, match=words) as error:
+        made(**changes)
+    assert "benchmark.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_that_are_none(tmp_path):
+    file = tmp_path / "benchmark.yaml"
+    with pytest.raises(UserError, match="benchmark init writes an example"):
+        load(file)
+    file.write_text("folds: [0]\nfolds: [1]\n")
+    with pytest.raises(UserError, match="'folds' stands twice"):
+        load(file)
+    file.write_text("a: [")
+    with pytest.raises(UserError, match="is no YAML file"):
+        load(file)
+
+
+def test_matrix_interleaves_arms_fold_by_fold():
+    spec = made(
+        datasets=["Dataset004_A"],
+        arms={
+            "stock": "nnUNetTrainer",
+            "long": {"trainer": "nnUNetTrainer", "epochs": 20},
+            "own": {"trainer": "T", "plans": "P"},
+        },
+        epochs=10,
+        iterations=5,
+        folds=[0, 1],
+        seeds=[0, 1],
+        plans=["nnUNetPlans", "otherPlans"],
+    )
+    cells = cells_of(spec)
+    assert len(cells) == 2 * 2 * (2 * 2 + 1)  # the arm with plans of its own is there once
+    assert [(c.seed, c.fold, c.arm) for c in cells[:4]] == [
+        (0, 0, "stock"),
+        (0, 0, "long"),
+        (0, 0, "own"),
+        (0, 0, "stock"),
+    ]
+    assert cells[0].trainer == "nnUNetTrainer_10epochs_5iters" and cells[1].trainer == "nnUNetTrainer_20epochs_5iters"
+    assert cells[2].plans == "P"
+    assert cell_key(cells[0]) == "Dataset004_A/3d_fullres/nnUNetPlans/stock/fold_0/seed_0"
+    assert all(find_cell(spec, cell_key(cell)) == cell for cell in cells)
+    with pytest.raises(UserError, match="has no cell x"):
+        find_cell(spec, "x")
+    assert trainer_name(made(), arm_of(spec, cells[0])) == "nnUNetTrainer"
+
+
+def test_plans_of_options_are_told_apart():
+    arms = {str(w): {"trainer": "T", "options": {"boundary_weight": w}} for w in (0.1, 0.2)}
+    first, second = made(arms=arms).arms
+    names = {plans_with_options(arm, "nnUNetPlans") for arm in (first, second)}
+    assert len(names) == 2 and all(name.startswith("nnUNetPlans_0-") for name in names)
+    assert plans_with_options(made().arms[0], "nnUNetPlans") == "nnUNetPlans"
