@@ -43,7 +43,7 @@ def run_cost(dataset: str, configuration: str, plans_name: str, trainers: Sequen
     console, problems = Console(), []
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("trainer", no_wrap=True)
-    for heading in ("memory", "", "FLOPs", "", "parameters", ""):
+    for heading in ("GiB", "", "TFLOPs", "", "M weights", ""):
         table.add_column(heading, justify="right")
     with console.status("Simulating..."):
         stock = cost_of_step(classes.pop(STOCK), plans, configuration, dataset_json)
@@ -56,12 +56,12 @@ def run_cost(dataset: str, configuration: str, plans_name: str, trainers: Sequen
     for name, cost in costs.items():
         table.add_row(
             name,
-            f"{cost.memory / GIB:.2f} GiB",
-            f"x {cost.memory / stock.memory:.2f}",
-            f"{cost.flops / 1e12:.3g} T",
-            f"x {cost.flops / stock.flops:.2f}",
-            f"{cost.parameters / 1e6:.1f} M",
-            f"x {cost.parameters / stock.parameters:.2f}",
+            f"{cost.memory / GIB:.2f}",
+            f"x{cost.memory / stock.memory:.2f}",
+            f"{cost.flops / 1e12:.3g}",
+            f"x{cost.flops / stock.flops:.2f}",
+            f"{cost.parameters / 1e6:.1f}",
+            f"x{cost.parameters / stock.parameters:.2f}",
         )
     patch = " x ".join(map(str, stock.patch_size))
     console.print(f"A training step on {configuration} of {plans_name}: {stock.batch_size} patches of {patch}.")

@@ -17,12 +17,12 @@ NAMES = ("nnUNetTrainer", "nnUNetTrainerSDNet")
 def test_cost_prints_numbers_and_ratios(
     dataset: Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     run_cost(dataset.id, "2d", PLANS, ["nnUNetTrainerSDNet"])
     shown = capsys.readouterr().out
     stock, ours = (next(line for line in shown.splitlines() if f" {name} " in f" {line} ") for name in NAMES)
-    assert stock.count("x 1.00") == 3
-    ratios = [float(ratio) for ratio in re.findall(r"x ([\d.]+)", ours)]
+    assert stock.count("x1.00") == 3
+    ratios = [float(ratio) for ratio in re.findall(r" x([\d.]+)", ours)]
     assert len(ratios) == 3
     assert all(1.3 < ratio < 3 for ratio in ratios)  # two networks, of which one has residual blocks
 
