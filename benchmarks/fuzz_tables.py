@@ -166,13 +166,15 @@ def links(scene: Scene) -> set[str]:
     way = scene.choose(["link", "dangling", "hard", "loop", "itself", "folder loop", "relative"])
     elsewhere = scene.folder.parent / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
+    withdrawn = any(number in str(path) for number in ("PANCREAS_0025", "PANCREAS_0070", "label0025", "label0070"))
+    lost = {RIGHT} if withdrawn else {REFUSED}  # nobody reads what its publishers withdrew
     if way in ("link", "dangling", "relative"):
         target = elsewhere / path.name
         path.rename(target)
         path.symlink_to(os.path.relpath(target, path.parent) if way == "relative" else target)
         if way == "dangling":
             target.unlink()
-            return {REFUSED}
+            return lost
     elif way == "hard":
         os.link(path, elsewhere / path.name)
     elif way == "loop":
@@ -184,7 +186,7 @@ def links(scene: Scene) -> set[str]:
     else:
         path.unlink()
         path.symlink_to(path)
-        return {REFUSED}
+        return lost
     return {RIGHT}
 
 
