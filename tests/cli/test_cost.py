@@ -54,6 +54,10 @@ def test_plans_made_for_two_networks_train(writable_dataset: Dataset) -> None:
         assert new["data_identifier"] == old["data_identifier"]
         assert new["spacing"] == old["spacing"]
         assert new["batch_size"] >= 2
+    run_plan_for("nnUNetTrainer", dataset.id, "nnUNetPlans", "stock", None)  # the same as the planner's own
+    same = json.loads((dataset.preprocessed / "stock.json").read_text())["configurations"]
+    for name, configuration in before["configurations"].items():
+        assert same[name] == configuration
     with pytest.raises(UserError, match="exists already"):
         run_plan_for("nnUNetTrainer", dataset.id, "nnUNetPlans", "fitting", None)
     trainer = "nnUNetTrainerSDNetLabelled_2epochs_1iters"

@@ -72,9 +72,11 @@ def plans_for(
         if "patch_size" not in content:  # it inherits another one
             continue
         ratio = 1.0
+        # A batch holds a share of the dataset at most: of volumes, for slices too.
+        whole = plans["configurations"].get("3d_fullres", content) if len(content["spacing"]) == 2 else content
         try:
             for _ in range(_ROUNDS):
-                planned = _plan(planner, dataset, content, name, gpu_memory_gb, ratio)
+                planned = _plan(planner, dataset, content, whole, name, gpu_memory_gb, ratio)
                 made["configurations"][configuration] = content | {key: planned[key] for key in _REPLACED}
                 own = cost_of_step(trainer_class, made, configuration, dataset_json)
                 stock = cost_of_step(nnUNetTrainer, made, configuration, dataset_json)
@@ -92,9 +94,18 @@ def plans_for(
 
 
 def _plan(
-    planner_of: Any, dataset: str, content: dict[str, Any], name: str, gpu_memory_gb: float | None, ratio: float
+    planner_of: Any,
+    dataset: str,
+    content: dict[str, Any],
+    whole: dict[str, Any],
+    name: str,
+    gpu_memory_gb: float | None,
+    ratio: float,
 ) -> dict[str, Any]:
-    """A configuration as the planner makes it for a network that needs ``ratio`` times the memory."""
+    """A configuration as the planner makes it for a network that needs ``ratio`` times the memory.
+
+    ``whole`` is the configuration whose median image the size of the dataset is counted in.
+    """
     from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
     memory = {} if gpu_memory_gb is None else {"gpu_memory_target_in_gb": gpu_memory_gb}
@@ -102,7 +113,7 @@ def _plan(
     planner.UNet_vram_target_GB /= ratio
     spacing, shape = (np.array(content[key], dtype=float) for key in ("spacing", "median_image_size_in_voxels"))
     fingerprint = planner.dataset_fingerprint["shapes_after_crop"]
-    voxels = float(np.prod(shape)) * len(fingerprint)
+    voxels = float(np.prod(whole["median_image_size_in_voxels"])) * len(fingerprint)
     planned: dict[str, Any] = planner.get_plans_for_configuration(
         spacing, shape, content["data_identifier"], voxels, {}
     )
