@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.benchmark.jobs.training import seed_everything, without_mirroring
+
 VARIANTS = Path(__file__).parent / "trainers"
 
 
@@ -172,34 +174,6 @@ def in_mixed_precision(network: Any) -> None:
         return [o.float() for o in outputs] if isinstance(outputs, (list, tuple)) else outputs.float()
 
     network.__class__ = type(stock.__name__, (stock,), {"forward": forward})
-
-
-def seed_everything(*entropy: int) -> None:
-    """Seed the generators that nnU-Net draws from."""
-    import random
-
-    import numpy as np
-    import torch
-
-    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(seed)
-
-
-def without_mirroring(trainer: Any) -> None:
-    """Let a trainer do what ``nnUNetTrainerNoMirroring`` does.
-
-    What decides which kidney is the left one does not pass for accuracy then.
-    """
-    stock = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
-
-    def configure() -> tuple[Any, ...]:
-        trainer_axes = stock()
-        trainer.inference_allowed_mirroring_axes = None
-        return (*trainer_axes[:3], None)
-
-    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = configure
 
 
 def segmentation_networks(trainer: Any) -> list[Any]:

@@ -14,53 +14,19 @@ import argparse
 import json
 import os
 import tempfile
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+
+from nnunet_ext.training.cost.measure import TensorMemory
 
 STOCK = "nnUNetTrainer"
 DATASET = "Dataset999_Memory"
 FEATURES = (32, 64, 128, 256, 320, 320)
-
-
-class TensorMemory(TorchDispatchMode):
-    """Within this context, bytes of all tensors that operations return and that are alive.
-
-    Attributes:
-        now: bytes at present.
-        peak: the most there were.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._alive: dict[int, weakref.ref] = {}
-
-    def add(self, tensor: torch.Tensor) -> None:
-        """Count a tensor, if its storage is not yet; also one that was there before."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._alive:
-            return
-
-        def gone(_: weakref.ref) -> None:
-            del self._alive[key]
-            self.now -= size
-
-        self._alive[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self.add, result)
-        return result
 
 
 def make_trainer(name: str, patch_size: Sequence[int], classes: int, batch_size: int) -> Any:

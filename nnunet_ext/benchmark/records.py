@@ -180,7 +180,7 @@ class Record:
         Raises:
             UserError: Another version wrote it, or it is not a record; one sentence that names the file.
         """
-        content = _content(path)
+        content = read_object(path)
         version = content.pop("version", None)
         if version != VERSION:
             raise UserError(
@@ -247,7 +247,7 @@ class Attempt:
         Raises:
             UserError: It is not one; one sentence that names the file.
         """
-        return _made(cls, _content(path), path)
+        return _made(cls, read_object(path), path)
 
 
 def attempt_path(cell_folder: Path, number: int) -> Path:
@@ -283,13 +283,18 @@ def _text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _content(path: Path) -> dict[str, Any]:
+def read_object(path: Path, advice: str = "remove the folder of this cell to run it again") -> dict[str, Any]:
+    """The JSON object of a file of a work folder.
+
+    Raises:
+        UserError: It cannot be read, or holds something else; ``advice`` says what to do.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); remove the folder of this cell to run it again") from error
+        raise UserError(f"cannot read {path} ({error}); {advice}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; remove the folder of this cell to run it again")
+        raise UserError(f"{path} holds no JSON object; {advice}")
     return content
 
 

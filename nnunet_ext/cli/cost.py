@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nnunet_ext.cli.plans_files import new_plans_file, read_json
 from nnunet_ext.core.environment import find_dataset, require_folder
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import write_text
@@ -85,13 +85,9 @@ def run_plan_for(trainer: str, dataset: str, plans_name: str, output: str, gpu_m
         UserError: something is missing, the output is there already, or the trainer cannot be simulated.
     """
     raw = require_folder("nnUNet_raw")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", output):
-        raise UserError(f"The name of plans has letters, digits, - and _ alone, got {output!r}.")
     file, plans, dataset_json = _read(dataset, plans_name)
     name = find_dataset(raw, dataset)
-    target = file.with_name(f"{output}.json")
-    if target.exists():
-        raise UserError(f"{target} exists already: choose another name with -o, or delete it.")
+    target = new_plans_file(file.parent, output)
     if not file.with_name("dataset_fingerprint.json").is_file():
         raise UserError(f"There is no dataset_fingerprint.json in {file.parent}: run nnUNetv2_extract_fingerprint.")
     found = _trainer(trainer)
@@ -128,15 +124,9 @@ def _read(dataset: str, plans_name: str) -> tuple[Path, dict[str, Any], dict[str
     """The plans file, its content and that of dataset.json."""
     folder = require_folder("nnUNet_preprocessed")
     folder = folder / find_dataset(folder, dataset)
-    contents = []
-    for file in (folder / f"{plans_name}.json", folder / "dataset.json"):
-        try:
-            contents.append(json.loads(file.read_text(encoding="utf-8")))
-        except OSError:
-            raise UserError(f"There is no {file}: run nnUNetv2_plan_and_preprocess -d {dataset} first.") from None
-        except ValueError as error:
-            raise UserError(f"{file} is no JSON file ({error}): plan again.") from error
-    return folder / f"{plans_name}.json", contents[0], contents[1]
+    file, advice = folder / f"{plans_name}.json", f"run nnUNetv2_plan_and_preprocess -d {dataset} first"
+    plans, dataset_json = (read_json(each, advice, "plan again") for each in (file, folder / "dataset.json"))
+    return file, plans, dataset_json
 
 
 def _trainer(name: str) -> Any:

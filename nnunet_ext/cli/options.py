@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nnunet_ext.cli.plans_files import new_plans_file, read_json
 from nnunet_ext.core.environment import find_dataset, require_folder
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import write_text
@@ -83,19 +83,10 @@ def write_plans(name: str, settings: Sequence[str], dataset: str, plans_name: st
         if option not in types_of(trainer.options_class):
             raise UserError(unknown(trainer.options_class, option, base))
         values[option] = parse(trainer.options_class, option, text)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", output_name):
-        raise UserError(f"The name of plans has letters, digits, - and _ alone, got {output_name!r}.")
     folder = require_folder("nnUNet_preprocessed")
     folder = folder / find_dataset(folder, dataset)
-    source, target = folder / f"{plans_name}.json", folder / f"{output_name}.json"
-    if not source.is_file():
-        raise UserError(f"There is no {source}: plan first, or name other plans with -p.")
-    if target.exists():
-        raise UserError(f"{target} exists already: choose another name with -o, or delete it.")
-    try:
-        plans = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{source} is no JSON file ({error}): plan again.") from error
+    plans = read_json(folder / f"{plans_name}.json", "plan first, or name other plans with -p", "plan again")
+    target = new_plans_file(folder, output_name)
     write_text(target, json.dumps(with_options(plans, base, values, output_name), indent=4))
     return target
 

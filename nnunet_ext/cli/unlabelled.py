@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nnunet_ext.cli.plans_files import read_json
 from nnunet_ext.core.environment import find_dataset, require_folder
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.unlabelled.images import check_images, check_no_copies, find_images
@@ -49,12 +50,12 @@ def run_preprocess(
     advice = f"run nnUNetv2_plan_and_preprocess -d {number} first"
     others = ", ".join(sorted(plans_in(preprocessed) - {plans_name})) or "none"
     plans_advice = f"{advice} (ResEnc plans: with -pl nnUNetPlannerResEncM), or name others with -p (there: {others})"
-    plans_content = _read_json(preprocessed / f"{plans_name}.json", plans_advice)
-    dataset_json = _read_json(preprocessed / "dataset.json", advice)
+    plans_content = read_json(preprocessed / f"{plans_name}.json", plans_advice)
+    dataset_json = read_json(preprocessed / "dataset.json", advice)
     plans = PlansManager(plans_content)
     chosen = choose_configurations(plans, configurations, preprocessed)
 
-    training = get_filenames_of_train_images_and_targets(str(raw), _read_json(raw / "dataset.json", "mend the dataset"))
+    training = get_filenames_of_train_images_and_targets(str(raw), read_json(raw / "dataset.json", "mend the dataset"))
     if not training:
         raise UserError(f"{raw} has no training images to compare with: mend the dataset.")
     training_images = {case: [Path(file) for file in entry["images"]] for case, entry in training.items()}
@@ -147,12 +148,3 @@ def choose_configurations(plans: Any, wanted: Sequence[str], preprocessed: Path)
 def without_labelled_cases(plans: Any, names: Sequence[str], preprocessed: Path) -> list[str]:
     """Those of the configurations whose labelled cases are not preprocessed."""
     return [name for name in names if not (preprocessed / plans.get_configuration(name).data_identifier).is_dir()]
-
-
-def _read_json(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"There is no {path}: {advice}.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON file ({error}): {advice}.") from error

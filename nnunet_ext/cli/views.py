@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from nnunet_ext.cli.plans_files import read_json
 from nnunet_ext.core.environment import find_dataset, require_folder
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import write_text
@@ -33,12 +34,7 @@ def run_views(dataset: str, plans_name: str, gpu_memory_gb: float | None = None)
 
     name = find_dataset(raw, dataset)
     file = preprocessed / name / f"{plans_name}.json"
-    try:
-        plans = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"There is no {file}: run nnUNetv2_plan_and_preprocess -d {dataset} first.") from None
-    except ValueError as error:
-        raise UserError(f"{file} is no JSON file ({error}): plan again.") from error
+    plans = read_json(file, f"run nnUNetv2_plan_and_preprocess -d {dataset} first", "plan again")
     made = []
     for view, order in VIEWS.items():
         turned_name = view_name(plans_name, view)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.planners import planner_of
 
 # Which axis of the given plans comes first in the second and in the third view.
 VIEWS = {2: (1, 0, 2), 3: (2, 0, 1)}
@@ -84,21 +85,12 @@ def plan_2d(
     Raises:
         UserError: the images are 2D, or nnU-Net has no such planner.
     """
-    import nnunetv2
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
     from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
     fullres = plans["configurations"].get("3d_fullres")
     if fullres is None:
         raise UserError(f"{plans['plans_name']} has no configuration 3d_fullres: 2D images have one view.")
-    planner_name = plans["experiment_planner_used"]
-    planner_class = recursive_find_python_class(
-        f"{nnunetv2.__path__[0]}/experiment_planning", planner_name, "nnunetv2.experiment_planning"
-    )
-    if planner_class is None:
-        raise UserError(f"nnU-Net has no planner {planner_name}, which made {plans['plans_name']}: plan anew.")
-    memory = {} if gpu_memory_gb is None else {"gpu_memory_target_in_gb": gpu_memory_gb}
-    planner = planner_class(dataset, plans_name=name, preprocessor_name=fullres["preprocessor_name"], **memory)
+    planner = planner_of(plans, dataset, name, fullres["preprocessor_name"], gpu_memory_gb)
     spacing = np.array([fullres["spacing"][i] for i in order], dtype=float)
     shape = np.array([fullres["median_image_size_in_voxels"][i] for i in order], dtype=float)
     voxels = float(np.prod(shape)) * planner.dataset_json["numTraining"]

@@ -17,8 +17,6 @@ from nnunet_ext.plugin.registry import TRAINERS
 from nnunet_ext.training.options import describe, meaning, resolve, types_of
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Pages made of files beside ``docs``.
-COPIED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 API = {
     "Labels": ["nnunet_ext.labels"],
     "Losses": [f"nnunet_ext.losses.{name}" for name in ("adversarial", "boundary", "dual", "multi_level", "partial")]
@@ -98,7 +96,7 @@ def commands_page() -> str:
 
 def main() -> None:
     """Write all pages that are made."""
-    for source, page in COPIED.items():
+    for source, page in mkdocs_gen_files.config["extra"]["copied"].items():
         write(page, (ROOT / source).read_text(encoding="utf-8"))
     results = sorted((ROOT / "benchmarks" / "results").iterdir())
     tables = []

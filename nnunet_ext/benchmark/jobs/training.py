@@ -79,7 +79,7 @@ def build_trainer(space: Workspace, cell: Cell) -> Any:
         cell.dataset, cell.configuration, cell.fold, cell.trainer, plans, continue_training=True, device=device
     )
     if not space.spec.mirroring:
-        _without_mirroring(trainer)
+        without_mirroring(trainer)
     return trainer
 
 
@@ -223,7 +223,7 @@ def _stoppable(trainer: Any, stop: StopRequest) -> None:
     trainer.print_to_log_file = printed
 
 
-def _without_mirroring(trainer: Any) -> None:
+def without_mirroring(trainer: Any) -> None:
     """Let a trainer do what ``nnUNetTrainerNoMirroring`` does; like organs of both sides are told apart early then."""
     stock = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
 

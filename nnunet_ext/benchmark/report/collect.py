@@ -30,11 +30,13 @@ from nnunet_ext.benchmark.records import (
     Record,
     Usage,
     read_attempts,
+    read_object,
     read_records,
 )
 from nnunet_ext.benchmark.report.specification import Arm, Setting, Specification
 from nnunet_ext.core.errors import UserError
 
+_AGAIN = "run the benchmark again"
 PLACE = ["dataset", "configuration", "plans", "arm", "fold", "seed"]
 """Columns that say which cell a row belongs to; ``plans`` are those of the matrix."""
 _TEXT, _COUNT, _NUMBER = "str", "Int64", "float64"
@@ -158,8 +160,8 @@ def collect(work: Path) -> Results:
     path = work / SPECIFICATION
     if not path.is_file():
         raise UserError(f"{work} holds no benchmark ({SPECIFICATION} is absent); name the work folder of a run")
-    content = _read_json(path)
-    environment = _read_json(work / ENVIRONMENT) if (work / ENVIRONMENT).is_file() else {}
+    content = read_object(path, _AGAIN)
+    environment = read_object(work / ENVIRONMENT, _AGAIN) if (work / ENVIRONMENT).is_file() else {}
     records = {record.cell.folder(work): record for record in read_records(work)}
     folders = {path.name for path in (work / CELLS).glob("*") if path.is_dir()}
     specification = Specification.from_dict(content, folders)
@@ -287,16 +289,6 @@ def _typed(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
     return (
         frame.astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, "")).astype(types).reset_index(drop=True)
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); run the benchmark again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; run the benchmark again")
-    return content
 
 
 def _json(content: Any) -> str:

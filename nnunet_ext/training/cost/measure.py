@@ -109,17 +109,6 @@ def cost_of_step(
         ) from error
 
 
-def expectation(memory: int, free: int, total: int, trainer: str) -> str:
-    """A sentence on the memory that a trainer's tensors need and the free and total memory of a GPU, in bytes."""
-    text = (
-        f"Training is expected to need {memory / GIB:.1f} GiB for its tensors and some more for cuDNN; the GPU has "
-        f"{total / GIB:.1f} GiB, {free / GIB:.1f} GiB of them free"
-    )
-    if memory <= free:
-        return f"{text}."
-    return f"WARNING: {text}: if it stops for lack of memory, make smaller plans with nnunet-ext plan-for {trainer}."
-
-
 def _simulated_cost(
     trainer_class: type[nnUNetTrainer], plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
 ) -> Cost:

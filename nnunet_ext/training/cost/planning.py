@@ -14,30 +14,13 @@ import numpy as np
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.planners import planner_of
 from nnunet_ext.training.cost.measure import Cost, cost_of_step
 
 _ROUNDS = 5  # the ratio depends a little on the patch, which depends on the ratio
 _TOLERANCE = 1.02
 # What the size of the patch decides; all else is kept.
 _REPLACED = ("patch_size", "batch_size", "architecture")
-
-
-def planner_class(plans: dict[str, Any]) -> Any:
-    """The planner that made plans.
-
-    Raises:
-        UserError: nnU-Net has none of this name.
-    """
-    import nnunetv2
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    name = plans["experiment_planner_used"]
-    found = recursive_find_python_class(
-        f"{nnunetv2.__path__[0]}/experiment_planning", name, "nnunetv2.experiment_planning"
-    )
-    if found is None:
-        raise UserError(f"nnU-Net has no planner {name}, which made {plans['plans_name']}: plan anew.")
-    return found
 
 
 def plans_for(
@@ -66,7 +49,6 @@ def plans_for(
         UserError: nnU-Net has not the planner that made the plans, or no configuration suits the trainer.
     """
     made = copy.deepcopy(plans) | {"plans_name": name}
-    planner = planner_class(plans)
     outcome: dict[str, tuple[Cost, float] | UserError] = {}
     for configuration, content in plans["configurations"].items():
         if "patch_size" not in content:  # it inherits another one
@@ -76,7 +58,7 @@ def plans_for(
         whole = plans["configurations"].get("3d_fullres", content) if len(content["spacing"]) == 2 else content
         try:
             for _ in range(_ROUNDS):
-                planned = _plan(planner, dataset, content, whole, name, gpu_memory_gb, ratio)
+                planned = _plan(plans, dataset, content, whole, name, gpu_memory_gb, ratio)
                 made["configurations"][configuration] = content | {key: planned[key] for key in _REPLACED}
                 own = cost_of_step(trainer_class, made, configuration, dataset_json)
                 stock = cost_of_step(nnUNetTrainer, made, configuration, dataset_json)
@@ -94,7 +76,7 @@ def plans_for(
 
 
 def _plan(
-    planner_of: Any,
+    plans: dict[str, Any],
     dataset: str,
     content: dict[str, Any],
     whole: dict[str, Any],
@@ -108,8 +90,7 @@ def _plan(
     """
     from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-    memory = {} if gpu_memory_gb is None else {"gpu_memory_target_in_gb": gpu_memory_gb}
-    planner = planner_of(dataset, plans_name=name, preprocessor_name=content["preprocessor_name"], **memory)
+    planner = planner_of(plans, dataset, name, content["preprocessor_name"], gpu_memory_gb)
     planner.UNet_vram_target_GB /= ratio
     spacing, shape = (np.array(content[key], dtype=float) for key in ("spacing", "median_image_size_in_voxels"))
     fingerprint = planner.dataset_fingerprint["shapes_after_crop"]

@@ -10,7 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.plugin.lookup import find_trainer
-from nnunet_ext.training.cost.measure import GIB, TensorMemory, cost_of_step, expectation
+from nnunet_ext.training.cost.measure import TensorMemory, cost_of_step
 from tests.conftest import PLANS, Dataset
 from tests.training.building import build, random_batch
 
@@ -59,8 +59,3 @@ def test_a_step_that_depends_on_values_is_refused(dataset: Dataset) -> None:
     with pytest.raises(UserError, match=r"nnUNetTrainerAsks cannot be simulated on 2d \(DynamicOutputShape"):
         cost_of_step(nnUNetTrainerAsks, plans, "2d", dataset_json)
     assert torch.ones(2).numpy().sum() == 2  # all is as it was
-
-
-def test_too_little_memory_is_a_warning() -> None:
-    assert expectation(5 * GIB, 6 * GIB, 8 * GIB, "a").startswith("Training is expected to need 5.0 GiB")
-    assert expectation(7 * GIB, 6 * GIB, 8 * GIB, "a").startswith("WARNING")
