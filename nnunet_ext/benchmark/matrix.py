@@ -36,6 +36,8 @@ def _cells(spec: Spec) -> Iterator[Cell]:
                 for configuration in spec.configurations:
                     for plans in spec.plans:
                         for arm in spec.arms:
+                            if arm.folds is not None and fold not in arm.folds:
+                                continue
                             name, trainer = arm.plans or plans.name, trainer_name(spec, arm)
                             yield Cell(dataset.name, configuration, name, arm.name, trainer, fold, seed)
 

@@ -16,6 +16,8 @@ from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import make_folder
 
 DEFAULT_PLANS = "nnUNetPlans"
+MAY_DIFFER = ("plans", "preprocessed")
+PRECISIONS = ("auto", "bfloat16")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # folders, shells and schedulers take these without quotes
 _Part = TypeVar("_Part")
 
@@ -86,6 +88,7 @@ class Arm:
         iterations: an epoch, likewise.
         plans: plans of its own instead of those of the matrix.
         differs: fields of the fingerprint in which it may differ from other arms.
+        folds: those it is trained in, where they are not those of the benchmark.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Arm:
     iterations: int | None = None
     plans: str | None = None
     differs: tuple[str, ...] = ()
+    folds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class Spec:
     resources: Resources = field(default_factory=Resources)
     save_every: int = 10
     mirroring: bool = True
+    precision: str = "auto"
     question: str = ""
     answer: str = ""
     published: tuple[Mapping[str, Any], ...] = ()
@@ -176,6 +181,7 @@ class Spec:
             "resources": _plain(self.resources),
             "save_every": self.save_every,
             "mirroring": self.mirroring,
+            "precision": self.precision,
             "published": [dict(entry) for entry in self.published],
         }
 
@@ -239,6 +245,7 @@ def parse(content: Any, where: str, folder: Path) -> Spec:
         resources=_resources(read, content.get("resources") or {}),
         save_every=read.count(content, "save_every", 10, 1) or 10,
         mirroring=read.switch(content, "mirroring", True),
+        precision=read.text(content, "precision", PRECISIONS[0]),
         question=read.text(content, "question", ""),
         answer=read.text(content, "answer", ""),
         published=tuple(read.table(entry, "published") for entry in read.items(content, "published", [])),
@@ -260,9 +267,13 @@ def _check_whole(spec: Spec, where: str) -> None:
         twice = sorted({str(value) for value in values if list(values).count(value) > 1})
         if twice:
             raise UserError(f"{where} names the {words} {twice[0]} twice: leave one out.")
+    if spec.precision not in PRECISIONS:
+        raise UserError(f"{where}: precision is one of {', '.join(PRECISIONS)}, got {spec.precision!r}.")
     runs: dict[Any, str] = {}
     for arm in spec.arms:
         run = (arm.trainer, tuple(sorted(arm.options.items(), key=str)), arm.epochs, arm.iterations, arm.plans)
+        if odd := [fold for fold in arm.folds or () if fold not in spec.folds]:
+            raise UserError(f"{where}: arm {arm.name} has fold {odd[0]}, which is not among the folds: add it there.")
         other = runs.setdefault(repr(run), arm.name)
         if other != arm.name:
             raise UserError(f"{where}: the arms {other} and {arm.name} are the same run: leave one out.")
@@ -350,7 +361,7 @@ def _arm(read: _Reader, name: Any, entry: Any) -> Arm:
             "'iterations:'."
         )
     differs = read.listed(entry.get("differs") or [], f"differs of arm {name}")
-    if odd := [value for value in differs if value not in ("plans", "preprocessed")]:
+    if odd := [value for value in differs if value not in MAY_DIFFER]:
         raise UserError(f"{read.where}: arm {name} may differ in plans and preprocessed alone, not in {odd[0]!r}.")
     return Arm(
         name,
@@ -360,6 +371,7 @@ def _arm(read: _Reader, name: Any, entry: Any) -> Arm:
         read.count(entry, "iterations", None, 1),
         None if entry.get("plans") is None else read.name(entry["plans"], f"plans of arm {name}"),
         tuple(differs),
+        None if entry.get("folds") is None else tuple(read.counts(entry, "folds", ())),
     )
 
 
@@ -500,11 +512,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    keys = [loader.construct_object(key, deep=True) for key in own]
     for position, key in enumerate(keys):
         if key in keys[:position]:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+    return loader.construct_mapping(node, deep=True)  # keys of a merge (<<) yield to those of the table itself
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nnunet_ext.benchmark.matrix import find_cell, trainer_name
-from nnunet_ext.benchmark.records import CELLS, SPECIFICATION, Cell
+from nnunet_ext.benchmark.records import CELLS, SPECIFICATION, Cell, read_object
 from nnunet_ext.benchmark.spec import Spec, parse
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import make_folder, write_text
@@ -19,6 +18,7 @@ TRAINED = "trained.json"
 GAVE_UP = "gave_up.json"
 STATE = ".trained.json"  # as TRAINED, for a successor; not declared, so that no retry deletes it
 _DATASETS = "datasets"
+_ADVICE = "the work folder of a benchmark is made by nnunet-ext benchmark run"
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class Workspace:
                 ("trainer", trainer_name(self.spec, old), trainer_name(spec, arm)),
                 ("options", dict(old.options), dict(arm.options)),
                 ("mirroring", self.spec.mirroring, spec.mirroring),
+                ("precision", self.spec.precision, spec.precision),
             ):
                 if before != now:
                     raise UserError(
@@ -119,7 +120,7 @@ def read_specification(root: Path) -> Spec:
     Raises:
         UserError: there is none.
     """
-    return parse(_content(root / SPECIFICATION), str(root / SPECIFICATION), root)
+    return parse(read_object(root / SPECIFICATION, _ADVICE), str(root / SPECIFICATION), root)
 
 
 def read_run(root: Path) -> Run:
@@ -128,7 +129,7 @@ def read_run(root: Path) -> Run:
     Raises:
         UserError: it was not.
     """
-    content = _content(root / RUN)
+    content = read_object(root / RUN, _ADVICE)
     gpus = content.get("gpus")
     try:
         return Run(**{**content, "gpus": None if gpus is None else tuple(gpus)})
@@ -136,15 +137,3 @@ def read_run(root: Path) -> Run:
         raise UserError(
             f"{root / RUN} was written by another version ({error}): choose another work folder."
         ) from error
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path} ({error}): the work folder of a benchmark is made by nnunet-ext benchmark run."
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no table: choose another work folder.")
-    return content

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nnunet_ext.benchmark.matrix import arm_of, cell_key, cells_of, find_cell, plans_with_options, trainer_name
-from nnunet_ext.benchmark.spec import Plans, load, parse, write_example
+from nnunet_ext.benchmark.spec import Dataset, Plans, load, parse, write_example
 from nnunet_ext.core.errors import UserError
 
 MINIMAL = {"name": "small", "datasets": [{"id": 4}], "arms": {"stock": "nnUNetTrainer"}}
@@ -132,3 +133,31 @@ def test_plans_of_options_are_told_apart():
     names = {plans_with_options(arm, "nnUNetPlans") for arm in (first, second)}
     assert len(names) == 2 and all(name.startswith("nnUNetPlans_0-") for name in names)
     assert plans_with_options(made().arms[0], "nnUNetPlans") == "nnUNetPlans"
+
+
+def test_an_arm_may_take_over_keys_of_another(tmp_path):
+    file = tmp_path / "b.yaml"
+    file.write_text(
+        "datasets: [4]\narms:\n  a: &a {trainer: nnUNetTrainerMLN, options: {channels: 64}}\n"
+        "  b: {<<: *a, trainer: nnUNetTrainerCoarseToFine}\n"
+    )
+    first, second = load(file).arms
+    assert (first.trainer, second.trainer) == ("nnUNetTrainerMLN", "nnUNetTrainerCoarseToFine")
+    assert first.options == second.options == {"channels": 64}
+
+
+def test_precision_and_folds_of_an_arm(tmp_path):
+    file = tmp_path / "b.yaml"
+    text = "datasets: [4]\nfolds: [0, 1]\nprecision: {precision}\narms: {{a: A, b: {{trainer: B, folds: [{fold}]}}}}\n"
+    file.write_text(text.format(precision="bfloat16", fold=1))
+    spec = load(file)
+    assert (spec.precision, spec.arms[0].folds, spec.arms[1].folds) == ("bfloat16", None, (1,))
+    assert parse(spec.to_dict(), "b", tmp_path) == spec
+    named = replace(spec, datasets=(Dataset(4, "Dataset004_X"),))
+    assert [(cell.arm, cell.fold) for cell in cells_of(named)] == [("a", 0), ("a", 1), ("b", 1)]
+    file.write_text(text.format(precision="half", fold=1))
+    with pytest.raises(UserError, match="precision is one of auto, bfloat16, got 'half'"):
+        load(file)
+    file.write_text(text.format(precision="auto", fold=2))
+    with pytest.raises(UserError, match="arm b has fold 2, which is not among the folds"):
+        load(file)

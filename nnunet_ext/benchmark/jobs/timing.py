@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.benchmark.jobs.training import build_trainer, seed_everything
+from nnunet_ext.benchmark.jobs.training import build_trainer, initialize, seed_everything
 from nnunet_ext.benchmark.records import Cell
 from nnunet_ext.benchmark.workspace import Workspace
 from nnunet_ext.core.errors import UserError
@@ -22,6 +22,7 @@ def time_iterations(space: Workspace, cell: Cell) -> dict[str, Any]:
 
     seed_everything(cell.seed, cell.fold)
     trainer = build_trainer(space, cell)
+    initialize(space, trainer)
     trainer.on_train_start()
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()

@@ -83,6 +83,15 @@ def build_trainer(space: Workspace, cell: Cell) -> Any:
     return trainer
 
 
+def initialize(space: Workspace, trainer: Any) -> None:
+    """Build the networks of a trainer, in the precision of the benchmark."""
+    from nnunet_ext.benchmark.jobs.precision import use_bfloat16
+
+    trainer.initialize()
+    if space.spec.precision == "bfloat16":
+        use_bfloat16(trainer)
+
+
 def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> None:
     """Train from where the attempts before have ended, then nnU-Net's final validation.
 
@@ -90,7 +99,6 @@ def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> No
         Stopped: it was asked to stop; the last whole epoch is saved.
         NotANumberError: the loss is nan or infinite.
     """
-    import torch
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     from nnunet_ext.benchmark.jobs.prepare import fingerprint_of_data
@@ -98,7 +106,7 @@ def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> No
     folder = cell.folder(space.root)
     seed_everything(cell.seed, cell.fold)
     trainer = build_trainer(space, cell)
-    trainer.initialize()
+    initialize(space, trainer)
     trainer.save_every = space.spec.save_every
     data = fingerprint_of_data(space, cell)
     with tempfile.TemporaryDirectory(prefix="nnunet_ext_") as scratch:
@@ -122,7 +130,7 @@ def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> No
     lengths = _write_curves(trainer, folder / CURVES)
     device = trainer.device
     state = {
-        "fingerprint": data | {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type},
+        "fingerprint": data | {"device": _device_name(device, space.spec.precision)},
         "iterations_per_epoch": trainer.num_iterations_per_epoch,
         "batch_size": trainer.batch_size,
         "parameters": sum(p.numel() for p in trainer.network.parameters() if p.requires_grad),
@@ -134,6 +142,14 @@ def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> No
     text = json.dumps(state, indent=2) + "\n"
     write_text(folder / STATE, text)
     write_text(folder / TRAINED, text)
+
+
+def _device_name(device: Any, precision: str) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {precision}" if precision != "auto" else str(device.type)
 
 
 class _Keeper:

@@ -172,6 +172,8 @@ def collect(work: Path) -> Results:
     for setting, arm, fold, seed in product(
         specification.settings, specification.arms, specification.folds, specification.seeds
     ):
+        if fold not in arm.folds:
+            continue
         folder, record = _found(work, records, setting, arm, fold, seed)
         used.add(folder)
         place = {**setting.training._asdict(), "arm": arm.name, "fold": fold, "seed": seed}

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from nnunet_ext.benchmark import spec
+from nnunet_ext.benchmark.records import SPECIFICATION
+from nnunet_ext.benchmark.spec import MAY_DIFFER, parse
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.metrics import METRICS
-
-_MAY_DIFFER = ("plans", "preprocessed")
 
 
 class Setting(NamedTuple):
@@ -49,12 +51,14 @@ class Arm:
         trainer: Name of the trainer's class.
         plans: Plans of its own, ``None`` for those of the matrix.
         may_differ: Fields of the fingerprint in which it may differ from the other arms.
+        folds: That it is trained in.
     """
 
     name: str
     trainer: str
     plans: str | None
     may_differ: frozenset[str]
+    folds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,11 @@ class Specification:
         parts += [f"test set {setting.test_set}"] if setting.test_set else []
         return " · ".join(parts)
 
+    def cells_of(self, arm: str) -> int:
+        """Number of cells that an arm has in each setting."""
+        folds = next(one.folds for one in self.arms if one.name == arm)
+        return len(folds) * len(self.seeds)
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], known_datasets: Iterable[str] = ()) -> Specification:
         """Read the content of ``benchmark.json``.
@@ -130,58 +139,40 @@ class Specification:
         Raises:
             UserError: If something needed is absent or not of its kind.
         """
-        try:
-            known = sorted(known_datasets)
-            datasets = tuple(_dataset(entry, known) for entry in content["datasets"])
-            arms = tuple(_arm(str(name), value) for name, value in content["arms"].items())
-            if not arms:
-                raise UserError("benchmark.json names no arm; run the benchmark again")
-            merged = frozenset(map(str, content.get("merged") or {}))
-            metrics = tuple(map(str, content.get("metrics") or ("Dice",)))
-            published = tuple(_published(entry, known) for entry in content.get("published") or ())
-            made = cls(
-                name=str(content["name"]),
-                question=str(content.get("question") or ""),
-                answer=str(content.get("answer") or ""),
-                datasets=datasets,
-                configurations=tuple(map(str, content["configurations"])),
-                plans=tuple(map(str, content.get("plans") or ("nnUNetPlans",))),
-                arms=arms,
-                folds=tuple(map(int, content["folds"])),
-                seeds=tuple(map(int, content.get("seeds") or (0,))),
-                metrics=metrics,
-                preset=str(content.get("preset") or "papers"),
-                merged=merged,
-                published=published,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"benchmark.json is not the specification of a benchmark ({error!r}); run the benchmark again"
-            ) from error
+        asked = parse(content, SPECIFICATION, Path())
+        known = sorted(known_datasets)
+        made = cls(
+            name=asked.name,
+            question=asked.question,
+            answer=asked.answer,
+            datasets=tuple(dataset.name or _full_name(dataset.key, known) for dataset in asked.datasets),
+            configurations=asked.configurations,
+            plans=tuple(plans.name for plans in asked.plans),
+            arms=tuple(_arm(arm, asked.folds) for arm in asked.arms),
+            folds=asked.folds,
+            seeds=asked.seeds,
+            metrics=asked.metrics,
+            preset=asked.preset,
+            merged=frozenset(asked.merged),
+            published=tuple(_published(entry, known) for entry in asked.published),
+        )
         for name in (*made.metrics, *(entry.metric for entry in made.published)):
             if name not in METRICS and not re.fullmatch(r"NSD_[\d.]+mm", name):
-                raise UserError(f"benchmark.json asks for an unknown metric {name}; see docs/evaluation.md")
+                raise UserError(f"{SPECIFICATION} asks for an unknown metric {name}; see docs/evaluation.md")
         return made
 
 
-def _dataset(entry: Any, known: list[str]) -> str:
-    if isinstance(entry, Mapping):
-        entry = entry.get("name") or entry["id"]
-    text = str(entry)
-    if not text.isdecimal():
-        return text
-    number = f"Dataset{int(text):03d}"
+def _full_name(dataset: str, known: list[str]) -> str:
+    if not dataset.isdecimal():
+        return dataset
+    number = f"Dataset{int(dataset):03d}"
     return next((name for name in known if name.startswith(f"{number}_")), number)
 
 
-def _arm(name: str, value: Any) -> Arm:
-    if isinstance(value, str):
-        return Arm(name, value, None, frozenset())
-    plans = value.get("plans")
+def _arm(arm: spec.Arm, folds: tuple[int, ...]) -> Arm:
     # Options of an arm are set through plans of its own.
-    declared = set(_MAY_DIFFER) if plans or value.get("options") else set()
-    declared |= set(value.get("differs") or ()) & set(_MAY_DIFFER)
-    return Arm(name, str(value["trainer"]), plans, frozenset(declared))
+    declared = set(MAY_DIFFER) if arm.plans or arm.options else set(arm.differs)
+    return Arm(arm.name, arm.trainer, arm.plans, frozenset(declared), arm.folds or folds)
 
 
 def _published(entry: Mapping[str, Any], known: list[str]) -> Published:
@@ -190,7 +181,7 @@ def _published(entry: Mapping[str, Any], known: list[str]) -> Published:
     if absent := [key for key in ("arm", "metric", "value") if key not in entry]:
         raise UserError(f"a published number lacks {absent[0]!r} ({dict(entry)}); add it to the benchmark's file")
     return Published(
-        dataset=None if dataset is None else _dataset(dataset, known),
+        dataset=None if dataset is None else _full_name(str(dataset), known),
         arm=str(entry["arm"]),
         label=None if label is None or label in {"mean", "mean over classes"} else str(label),
         metric=str(entry["metric"]),

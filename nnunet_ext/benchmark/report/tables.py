@@ -37,13 +37,12 @@ def score_table(scores: Sequence[Score], specification: Specification, title: st
     found = {(s.arm, s.metric): s for s in scores if s.label == label}
     described = [metric(name) for name in names]
     best = [_best([found.get((arm, d.name)) for arm in specification.arm_names], d, specification) for d in described]
-    asked = len(specification.folds) * len(specification.seeds)
     rows = []
     for i, arm in enumerate(specification.arm_names):
         own = [found.get((arm, d.name)) for d in described]
         cells = max((s.cells for s in own if s), default=0)
         texts = [Cell(_mean_std(d, s), best=i in b) for d, s, b in zip(described, own, best, strict=True)]
-        rows.append((Cell(arm), Cell(f"{cells}/{asked}"), *texts))
+        rows.append((Cell(arm), Cell(f"{cells}/{specification.cells_of(arm)}"), *texts))
     caption = f"{title}: {class_name(label)}, {_std_words(scores)}"
     return Table(caption, ("Arm", "Cells", *(column_head(d) for d in described)), tuple(rows))
 
@@ -287,7 +286,7 @@ def published_table(
                 Cell(column_head(described)),
                 Cell(number(value)),
                 Cell(_mean_std(described, own)),
-                Cell("–" if own is None else f"{own.cells}/{len(specification.folds) * len(specification.seeds)}"),
+                Cell("–" if own is None else f"{own.cells}/{specification.cells_of(entry.arm)}"),
                 Cell(entry.source),
             )
         )

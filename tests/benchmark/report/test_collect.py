@@ -69,9 +69,9 @@ def test_numbers_are_read_to_the_last_digit(tmp_path):
 def test_tables_are_the_same_after_a_round_through_text(tmp_path):
     write_work(
         tmp_path,
-        {"stock": 0, 'a, "quoted"\r\n\rarm': 0.02},
+        {"stock": 0, "NA": 0.02},
         metrics=("Dice", "HD95"),
-        labels=("NA", "null", " organ "),
+        labels=("NA", "null", 'an, "odd"\r\n\rorgan '),
         without={(DATASET, "stock", 1, 0): FAILED},
         undefined={("case_001", "NA")},
     )
@@ -123,7 +123,7 @@ def test_an_arm_with_plans_of_its_own_stands_beside_the_others(tmp_path):
     [
         (lambda work: (work / "benchmark.json").unlink(), "holds no benchmark"),
         (lambda work: (work / "benchmark.json").write_text("{"), "cannot read .*benchmark.json"),
-        (lambda work: (work / "benchmark.json").write_text('{"name": "x"}'), "not the specification .*'datasets'"),
+        (lambda work: (work / "benchmark.json").write_text('{"name": "x"}'), "names no datasets"),
         (lambda work: (folder(work) / "metrics.csv").unlink(), "metrics.csv is absent though the cell is finished"),
         (lambda work: (folder(work) / "metrics.csv").write_text("case,label\n"), "metrics.csv .*no column metric"),
         (lambda work: (folder(work) / "curves.csv").write_text("epoch\nx\n"), "cannot read .*curves.csv"),

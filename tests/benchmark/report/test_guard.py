@@ -50,7 +50,7 @@ def test_declared_differences_pass(tmp_path, declared, field):
 
 
 def test_a_declaration_does_not_cover_the_split(tmp_path):
-    arms = {"stock": "nnUNetTrainer", "MLL": {"trainer": "nnUNetTrainerMLL", "differs": ["plans", "split"]}}
+    arms = {"stock": "nnUNetTrainer", "MLL": {"trainer": "nnUNetTrainerMLL", "differs": ["plans", "preprocessed"]}}
     write_specification(tmp_path, arms=arms)
     write(tmp_path, "stock")
     write(tmp_path, "MLL", split="another-value")

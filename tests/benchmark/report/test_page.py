@@ -155,12 +155,10 @@ def test_arms_without_a_case_in_common_are_not_ranked(tmp_path):
 
 
 def test_names_are_escaped(tmp_path):
-    write_work(
-        tmp_path, {"stock": 0, "<i>x</i>".replace("/", ""): 0.1}, labels=("<b>liver</b>", "spleen"), name="<script>"
-    )
+    write_work(tmp_path, {"stock": 0, "MLL": 0.1}, labels=("<b>liver</b>", "spleen"), question="<script>?")
     files = report_files(collect(tmp_path))
-    assert "<b>liver" not in files["report.html"] and "<i>x" not in files["report.html"]
-    assert "&lt;script&gt;" in files["report.html"]
+    assert "<b>liver" not in files["report.html"] and "<script>?" not in files["report.html"]
+    assert "&lt;script&gt;?" in files["report.html"]
     assert "<b>liver</b>" in page(tmp_path)
 
 

@@ -13,7 +13,7 @@ CONTENT = {
         "stock": "nnUNetTrainer",
         "options": {"trainer": "A", "options": {"weight": 1}},
         "plans": {"trainer": "A", "plans": "OtherPlans"},
-        "differs": {"trainer": "A", "differs": ["plans"]},
+        "differs": {"trainer": "B", "differs": ["plans"]},
     },
     "folds": [0, 1],
 }
@@ -22,7 +22,12 @@ CONTENT = {
 def test_what_is_not_said_has_a_default():
     made = Specification.from_dict(CONTENT, ["Dataset092_Y", "Dataset910_Z"])
     assert made.datasets == ("Dataset091_X", "Dataset092_Y")
-    assert (made.plans, made.seeds, made.metrics, made.preset) == (("nnUNetPlans",), (0,), ("Dice",), "papers")
+    assert (made.plans, made.seeds, made.metrics, made.preset) == (
+        ("nnUNetPlans",),
+        (0,),
+        ("Dice", "NSD_2mm", "HD95"),
+        "papers",
+    )
     assert made.settings == [Setting(name, "2d", "nnUNetPlans") for name in made.datasets]
     assert made.reference == "stock"
 
@@ -30,10 +35,10 @@ def test_what_is_not_said_has_a_default():
 def test_arms_may_differ_in_what_they_declare():
     both = frozenset({"plans", "preprocessed"})
     assert Specification.from_dict(CONTENT).arms == (
-        Arm("stock", "nnUNetTrainer", None, frozenset()),
-        Arm("options", "A", None, both),
-        Arm("plans", "A", "OtherPlans", both),
-        Arm("differs", "A", None, frozenset({"plans"})),
+        Arm("stock", "nnUNetTrainer", None, frozenset(), (0, 1)),
+        Arm("options", "A", None, both, (0, 1)),
+        Arm("plans", "A", "OtherPlans", both, (0, 1)),
+        Arm("differs", "B", None, frozenset({"plans"}), (0, 1)),
     )
 
 
@@ -41,6 +46,12 @@ def test_printed_numbers():
     entry = {"dataset": 91, "arm": "stock", "label": "mean", "metric": "NSD_2mm", "value": 90}
     made = Specification.from_dict(CONTENT | {"published": [entry]}, ["Dataset091_X"])
     assert made.published == (Published("Dataset091_X", "stock", None, "NSD_2mm", 90.0, ""),)
+
+
+def test_an_arm_may_have_folds_of_its_own():
+    arms = {"stock": "nnUNetTrainer", "slow": {"trainer": "A", "folds": [1]}}
+    made = Specification.from_dict(CONTENT | {"arms": arms, "seeds": [0, 1, 2]})
+    assert (made.cells_of("stock"), made.cells_of("slow")) == (6, 3)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +74,9 @@ def test_titles_name_what_there_are_several_of(change, title):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"arms": {}}, "names no arm"),
-        ({"arms": {"stock": {"options": {}}}}, r"not the specification of a benchmark \(KeyError\('trainer'\)\)"),
-        ({"folds": "all"}, "not the specification of a benchmark"),
+        ({"arms": {}}, "names no arms"),
+        ({"arms": {"stock": {"options": {}}}}, "arm stock has no trainer"),
+        ({"folds": "all"}, "folds takes numbers alone"),
         ({"metrics": ["Dise"]}, "unknown metric Dise"),
         ({"published": [{"arm": "stock", "metric": "Dice"}]}, "a published number lacks 'value'"),
         ({"published": [{"arm": "stock", "metric": "D", "value": 1}]}, "unknown metric D"),
