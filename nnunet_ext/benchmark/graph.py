@@ -28,6 +28,7 @@ class Graph:
         # Without full names, which datasets have when they are converted, there is no more than their preparation.
         named = all(dataset.name is not None for dataset in space.spec.datasets)
         self.cells = {cell_key(cell): cell for cell in cells_of(space.spec)} if named else {}
+        self._positions = {key: position for position, key in enumerate(self.cells)}
         self._keys = {dataset.name: dataset.key for dataset in space.spec.datasets}
 
     @classmethod
@@ -58,6 +59,10 @@ class Graph:
         tests = self.space.spec.test_sets
         own = [test.name for test in tests if test.dataset in (None, self.cells[key].dataset)]
         return [f"{CELLS}/{key}/predicted_{name}.json" for name in own]
+
+    def priority(self, key: str, trained: bool = False) -> int:
+        """Cells go in their order, so that a part of them is a fair comparison; what is trained is finished first."""
+        return len(self.cells) - self._positions[key] + (len(self.cells) if trained else 0)
 
     def memory_mb(self, key: str) -> int:
         """Memory of a training: twice as much for every attempt that lacked it."""

@@ -48,6 +48,16 @@ def test_failures_are_told_and_only_what_is_new_runs(tmp_path):
 
 
 @needs_engine
+def test_cells_go_in_their_order(tmp_path):
+    arms = {"second": "nnUNetTrainer", "first": "nnUNetTrainerMLL"}
+    file, work = write(tmp_path, arms=arms, folds=[1, 0], epochs=1), tmp_path / "work"
+    run(file, work, replace(DUMMY, cores=1))
+    started = {read_attempts(cell.folder(work))[1].started: (cell.fold, cell.arm) for cell in all_cells(work)}
+    # Arm by arm within a fold, so that what is there after a stop is a fair comparison.
+    assert [started[time] for time in sorted(started)] == [(1, "second"), (1, "first"), (0, "second"), (0, "first")]
+
+
+@needs_engine
 def test_stopped_and_killed_runs_go_on(tmp_path):
     file, work, log = write(tmp_path, epochs=12, save_every=1000), tmp_path / "work", tmp_path / "log"
     arguments = ("run", file, "--work", work, "--dummy", 0.25, "--cores", 2)
