@@ -138,16 +138,7 @@ def _split(findings: Findings, labelled: float, test_numbers: Sequence[int] | No
         if missing:
             raise UserError(f"The list of test cases names {missing[0]}, which was not found.")
     train = [name for name in names if name not in held_out]
-    if labelled < 1:
-        kept = hold_out(train, max(1, round(len(train) * labelled)))
-        rule += f"; of the other {len(train)}, {len(kept)} drawn with seed {SEED} keep their labels"
-        findings.cases = [
-            replace(case, subset="Un", label=None)
-            if isinstance(case, FileCase) and case.name in train and case.name not in kept
-            else case
-            for case in findings.cases
-        ]
-        train = kept
+    train = findings.keep_labels(train, labelled)
     if train and held_out:
         findings.split = Split(rule, ({"train": train, "val": held_out},))
 

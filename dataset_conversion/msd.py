@@ -25,12 +25,10 @@ _BACKGROUND_NAMES = (BACKGROUND, "back ground", "bg", "unlabeled", "unlabelled",
 _OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".img.gz", ".hdr", ".mgz", ".mgh", ".dcm", ".npy", ".npz")
 
 
-def _single_fold(names: list[str], validation: int, task: Path) -> Split:
+def _hold_out(names: list[str], validation: int, task: Path) -> list[str]:
     if not 0 < validation < len(names):
         raise UserError(f"{task} has {len(names)} labelled cases, of which {validation} cannot be held out.")
-    held_out = hold_out(names, validation)
-    train = [name for name in names if name not in held_out]
-    return Split(f"{validation} cases drawn with seed {SEED} to validate on", ({"train": train, "val": held_out},))
+    return hold_out(names, validation)
 
 
 def find_task(folder: Path, depth: int = 3) -> Path:
@@ -86,13 +84,15 @@ def describe(task: Path) -> Dataset:
     )
 
 
-def find_cases(folder: Path, validation: int | None = None) -> Findings:
+def find_cases(folder: Path, validation: int | None = None, labelled: float = 1.0, draw: int = 0) -> Findings:
     """Pair images and labels of a task by name, and compare what is there with what dataset.json lists.
 
     Args:
         folder: the task, or a folder that holds exactly one.
         validation: write a single fold that validates on so many cases, drawn with the fixed seed; None leaves the
             folds to nnU-Net.
+        labelled: fraction of the other cases whose labels are used; the rest goes to ``imagesUn``.
+        draw: which random draw of them.
 
     Returns:
         The findings, with the dataset that the task describes.
@@ -114,8 +114,12 @@ def find_cases(folder: Path, validation: int | None = None) -> Findings:
     findings.cases += [FileCase(name, "Tr", path, labels[name]) for name, path in images.items() if name in labels]
     findings.cases += [FileCase(name, "Ts", path) for name, path in tests.items()]
     _compare_with_list(task, findings, images, labels, tests)
-    if validation is not None:
-        findings.split = _single_fold(findings.names("Tr"), validation, task)
+    names = findings.names("Tr")
+    held_out = [] if validation is None else _hold_out(names, validation, task)
+    train = findings.keep_labels([name for name in names if name not in held_out], labelled, draw)
+    if held_out:
+        rule = f"{validation} cases drawn with seed {SEED} to validate on"
+        findings.split = Split(rule, ({"train": train, "val": held_out},))
     return findings
 
 

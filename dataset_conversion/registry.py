@@ -145,6 +145,15 @@ class Combination(Converter):
         return folder
 
 
+_LABELLED = OwnOption(
+    "labelled",
+    float,
+    "Fraction of the training part that keeps its labels; the rest goes to imagesUn.",
+    default=1.0,
+    minimum=0.0,
+    maximum=1.0,
+)
+
 CONVERTERS = (
     Converter(
         "msd",
@@ -158,6 +167,8 @@ CONVERTERS = (
                 default=None,
                 minimum=1,
             ),
+            _LABELLED,
+            OwnOption("draw", int, "With --labelled: which random draw of the cases.", default=0, minimum=0),
         ),
     ),
     Converter(
@@ -174,14 +185,7 @@ CONVERTERS = (
         catalogue.LITS,
         "lits:find_cases",
         own=(
-            OwnOption(
-                "labelled",
-                float,
-                "Fraction of the training part that keeps its labels; the rest goes to imagesUn.",
-                default=1.0,
-                minimum=0.0,
-                maximum=1.0,
-            ),
+            _LABELLED,
             OwnOption(
                 "test_cases",
                 Path | None,

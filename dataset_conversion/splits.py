@@ -51,9 +51,15 @@ def k_folds(names: Sequence[str], folds: int = 5) -> Split | None:
     )
 
 
-def hold_out(names: Sequence[str], count: int) -> list[str]:
-    """``count`` of the names, drawn without replacement with the fixed seed, in the order given."""
+def hold_out(names: Sequence[str], count: int, draw: int = 0) -> list[str]:
+    """``count`` of the names, drawn without replacement with the fixed seed, in the order given.
+
+    Args:
+        names: to draw from.
+        count: how many.
+        draw: 0, or another draw of the same number.
+    """
     import numpy as np
 
-    chosen = np.random.default_rng(SEED).choice(len(names), count, replace=False)
+    chosen = np.random.default_rng(SEED + draw).choice(len(names), count, replace=False)
     return [names[i] for i in sorted(chosen.tolist())]

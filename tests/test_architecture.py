@@ -34,9 +34,12 @@ ALLOWED = {
         "nnunet_ext.evaluation",
         "nnunet_ext.plugin",
         "nnunet_ext.training",
+        "nnunet_ext.networks",
+        "nnunet_ext.views",
         "nnunet_ext.phantom",
         "dataset_conversion",
     },
+    "nnunet_ext.views": {"nnunet_ext.core", "nnunet_ext.planners", "nnunet_ext.evaluation"},
     "nnunet_ext.phantom": {"nnunet_ext.core"},
     "dataset_conversion": {"nnunet_ext", "nnunet_ext.core"},
 }
@@ -113,8 +116,10 @@ TESTED_IN = {
     },
     **{
         f"nnunet_ext/benchmark/jobs/{name}.py": "tests/benchmark/test_jobs.py"
-        for name in ("cell", "child", "prediction", "progress", "scoring", "training")
+        for name in ("cell", "child", "ensemble", "precision", "prediction", "progress", "scoring", "training")
     },
+    "nnunet_ext/benchmark/spec_file.py": "tests/benchmark/test_spec.py",
+    "nnunet_ext/views/folders.py": "tests/cli/test_views.py",
     "nnunet_ext/benchmark/fingerprint.py": "tests/benchmark/test_checks.py",
     "nnunet_ext/benchmark/jobs/timing.py": "tests/benchmark/test_estimate.py",
     "nnunet_ext/benchmark/jobs/prepare.py": "tests/benchmark/test_checks.py",

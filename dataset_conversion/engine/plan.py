@@ -6,14 +6,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dataset_conversion.cases import Case, Subset
+from dataset_conversion.cases import Case, FileCase, Subset
 from dataset_conversion.dataset import Dataset
 from dataset_conversion.engine.doubts import doubts_on, sentence, with_force
 from dataset_conversion.options import Options
-from dataset_conversion.splits import Split
+from dataset_conversion.splits import SEED, Split, hold_out
 from nnunet_ext.core.environment import folder_value
 from nnunet_ext.core.errors import UserError, together
 
@@ -43,6 +43,29 @@ class Findings:
     def names(self, subset: Subset) -> list[str]:
         """Names of the cases of one subset, in their order."""
         return [case.name for case in self.cases if case.subset == subset]
+
+    def keep_labels(self, names: Sequence[str], fraction: float, draw: int = 0) -> list[str]:
+        """Move cases that are drawn at random to the unlabelled ones, and note it.
+
+        Args:
+            names: of the cases that are drawn from; those of images in files alone.
+            fraction: of them that keep their labels, one case at least.
+            draw: which of the random draws, see :func:`~dataset_conversion.splits.hold_out`.
+
+        Returns:
+            The names of those that keep their labels.
+        """
+        if fraction >= 1 or not names:
+            return list(names)
+        kept = hold_out(names, max(1, round(len(names) * fraction)), draw)
+        moved = set(names) - set(kept)
+        self.cases = [
+            replace(case, subset="Un", label=None) if isinstance(case, FileCase) and case.name in moved else case
+            for case in self.cases
+        ]
+        drawn = f"seed {SEED}" + (f", draw {draw}" if draw else "")
+        self.notes.append(f"of {len(names)} cases to train, {len(kept)} drawn with {drawn} keep their labels")
+        return kept
 
     def note_missing(self, what: str, known: Sequence[int], found: Sequence[int]) -> None:
         """Note which of the known case numbers were not found."""

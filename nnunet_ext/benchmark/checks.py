@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.benchmark.matrix import cells_of, trainer_name
+from nnunet_ext.benchmark.matrix import CASCADE, FIRST_STAGE, cells_of, trainer_name
 from nnunet_ext.benchmark.records import METRICS, Record, read_records
 from nnunet_ext.benchmark.scores import conventions_of, with_merged
 from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Dataset, Spec
@@ -56,7 +56,7 @@ def check_environment(spec: Spec, before: Spec | None = None) -> Spec:
         else:
             _check_dataset(spec, raw / dataset.name, preprocessed / dataset.name)
     if before is None or _runs(before) != _runs(spec):
-        _check_trainers(spec)
+        check_trainers(spec)
     for test in spec.test_sets:
         for folder in (test.images, test.labels):
             if not folder.is_dir():
@@ -113,6 +113,7 @@ def _check_dataset(spec: Spec, raw: Path, preprocessed: Path) -> None:
         if fold >= folds:
             where = splits if splits.is_file() else "nnU-Net's own split"
             raise UserError(f"{spec.name}: there is no fold {fold} of {raw.name}: {where} has folds 0 to {folds - 1}.")
+    _check_cascade(spec, raw.name, folds)
     planned = {plans.name: plans for plans in spec.plans}
     for name in [*planned, *(arm.plans for arm in spec.arms if arm.plans)]:
         file = preprocessed / f"{name}.json"
@@ -132,18 +133,19 @@ def _check_dataset(spec: Spec, raw: Path, preprocessed: Path) -> None:
             raise UserError(f"{spec.name}: there is no {file}: say with 'planner:' or 'from:' how {name} are made.")
 
 
-def _check_trainers(spec: Spec) -> None:
-    """Trainers and their options; imports nnU-Net."""
-    for configuration in spec.configurations:
-        if configuration == "3d_cascade_fullres":
-            raise UserError(
-                f"{spec.name}: 3d_cascade_fullres needs all folds of 3d_lowres before: benchmark another one."
-            )
+def check_trainers(spec: Spec) -> None:
+    """Trainers and their options; imports nnU-Net.
+
+    Raises:
+        UserError: one does not exist, or an option does not fit.
+    """
     from nnunet_ext.plugin.lookup import did_you_mean, find_trainer
     from nnunet_ext.training.base import ExtendedTrainer
     from nnunet_ext.training.options import checked, types_of, unknown
 
     for arm in spec.arms:
+        if arm.ensemble:
+            continue
         try:
             trainer = find_trainer(trainer_name(spec, arm))
         except AttributeError:
@@ -204,6 +206,20 @@ def check_space(work: Path, needed_bytes: float) -> None:
             f"{folder} has {free / 1e9:.1f} GB left, and the cells to do need about {needed_bytes / 1e9:.1f} GB: make "
             "room, or choose another folder with --work."
         )
+
+
+def _check_cascade(spec: Spec, name: str, folds: int) -> None:
+    """The second stage of nnU-Net's cascade learns from the first one's predictions of all cases."""
+    if CASCADE not in spec.configurations:
+        return
+    if FIRST_STAGE not in spec.configurations:
+        raise UserError(f"{spec.name}: {CASCADE} follows {FIRST_STAGE}: list it under 'configurations:' too.")
+    for words, own in (("the benchmark", spec.folds), *((f"arm {arm.name}", arm.folds) for arm in spec.arms)):
+        if own is not None and len(set(own)) < folds:
+            raise UserError(
+                f"{spec.name}: {CASCADE} learns from the predictions of all {folds} folds of {name} by {FIRST_STAGE}, "
+                f"but {words} has only {', '.join(map(str, own))}: list all."
+            )
 
 
 def _json(path: Path) -> Any:

@@ -52,6 +52,8 @@ def estimate(space: Workspace, states: Sequence[State]) -> Estimate:
     for state in states:
         if state.stage in ("finished", "trained"):
             continue
+        if arm_of(space.spec, state.cell).ensemble:  # takes no training
+            continue
         known = timings.get(timing_key(state.cell))
         if known is None:
             unknown.append(state.cell.arm)

@@ -56,10 +56,13 @@ def of_files(folder: Path, files: Iterable[Path], ends_only: bool = False) -> st
     return made.hexdigest()
 
 
-def of_metrics(conventions: Conventions, merged: Mapping[str, Iterable[str]], metrics: Iterable[str]) -> str:
+def of_metrics(
+    conventions: Conventions, merged: Mapping[str, Iterable[str]], metrics: Iterable[str], postprocessing: str = "none"
+) -> str:
     """Hash of how predictions are scored."""
     parts = {name: list(labels) for name, labels in merged.items()}
-    return of_data([conventions.to_dict(), parts, sorted(metrics)])
+    scored = [conventions.to_dict(), parts, sorted(metrics)]
+    return of_data(scored if postprocessing == "none" else [*scored, postprocessing])
 
 
 def version(package: str) -> str:

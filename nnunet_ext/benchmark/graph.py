@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_ext.benchmark.failures import is_of_device_memory
-from nnunet_ext.benchmark.matrix import cell_key, cells_of
+from nnunet_ext.benchmark.matrix import CASCADE, FIRST_STAGE, cell_key, cells_of, members_of
 from nnunet_ext.benchmark.records import CELLS, RECORD, read_attempts
 from nnunet_ext.benchmark.workspace import TRAINED, Workspace
 
@@ -53,6 +54,18 @@ class Graph:
         """What says that the dataset of a cell is ready."""
         name = self.cells[key].dataset
         return self.space.prepared(self._keys[name]).relative_to(self.space.root).as_posix()
+
+    def before(self, key: str) -> list[str]:
+        """Trainings that a cell waits for: those of an ensemble; all folds of the first stage of nnU-Net's cascade."""
+        cell = self.cells[key]
+        if members := members_of(self.space.spec, cell):
+            return [f"{CELLS}/{cell_key(member)}/{TRAINED}" for member in members]
+        if cell.configuration != CASCADE:
+            return []
+        first = replace(cell, configuration=FIRST_STAGE)
+        return [
+            f"{CELLS}/{other}/{TRAINED}" for other, one in self.cells.items() if replace(one, fold=cell.fold) == first
+        ]
 
     def predicted(self, key: str) -> list[str]:
         """What says that the test sets of a cell's dataset are predicted."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_ext.benchmark.records import CELLS, Cell
-from nnunet_ext.benchmark.spec import Arm, Dataset, Spec
+from nnunet_ext.benchmark.spec import ENSEMBLE, Arm, Dataset, Spec
 from nnunet_ext.core.errors import UserError
+
+CASCADE, FIRST_STAGE = "3d_cascade_fullres", "3d_lowres"
 
 
 def trainer_name(spec: Spec, arm: Arm) -> str:
     """Class name of an arm's trainer, run length included; without one it trains as long as it would alone."""
+    if arm.ensemble:
+        return ENSEMBLE
     epochs, iterations = arm.epochs or spec.epochs, arm.iterations or spec.iterations
     parts = [f"{epochs}epochs"] if epochs else []
     parts += [f"{iterations}iters"] if iterations else []
@@ -36,7 +41,7 @@ def _cells(spec: Spec) -> Iterator[Cell]:
                 for configuration in spec.configurations:
                     for plans in spec.plans:
                         for arm in spec.arms:
-                            if arm.folds is not None and fold not in arm.folds:
+                            if not arm.has(dataset, configuration, fold):
                                 continue
                             name, trainer = arm.plans or plans.name, trainer_name(spec, arm)
                             yield Cell(dataset.name, configuration, name, arm.name, trainer, fold, seed)
@@ -45,6 +50,23 @@ def _cells(spec: Spec) -> Iterator[Cell]:
 def arm_of(spec: Spec, cell: Cell) -> Arm:
     """The arm of a cell."""
     return next(arm for arm in spec.arms if arm.name == cell.arm)
+
+
+def members_of(spec: Spec, cell: Cell) -> list[Cell]:
+    """The cells that a cell is an ensemble of; none where it is trained."""
+    made = []
+    for member in arm_of(spec, cell).ensemble:
+        arm = next(one for one in spec.arms if one.name == member.arm)
+        made.append(
+            replace(
+                cell,
+                arm=arm.name,
+                trainer=trainer_name(spec, arm),
+                configuration=member.configuration or cell.configuration,
+                plans=arm.plans or cell.plans,
+            )
+        )
+    return made
 
 
 def dataset_of(spec: Spec, name: str) -> Dataset:

@@ -1,25 +1,18 @@
-"""A benchmark as its user writes it: a YAML file, read and checked as far as that needs no data."""
+"""A benchmark as its user writes it."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
-
-from nnunet_ext.core.errors import UserError
-from nnunet_ext.core.files import make_folder
+from typing import Any
 
 DEFAULT_PLANS = "nnUNetPlans"
 MAY_DIFFER = ("plans", "preprocessed")
+ENSEMBLE = "ensemble"
+FUSIONS = ("mean", "vote")
+POSTPROCESSINGS = ("none", "largest_component")
 PRECISIONS = ("auto", "bfloat16")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # folders, shells and schedulers take these without quotes
-_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
@@ -77,18 +70,30 @@ class Plans:
 
 
 @dataclass(frozen=True)
+class Member:
+    """An arm in an ensemble; without a configuration in that of the ensemble."""
+
+    arm: str
+    configuration: str | None = None
+
+
+@dataclass(frozen=True)
 class Arm:
-    """What is compared: a trainer with its options.
+    """What is compared: a trainer with its options, or several arms together.
 
     Attributes:
         name: in tables.
-        trainer: class, without run length.
+        trainer: class, without run length; :data:`ENSEMBLE` for an ensemble.
         options: values by name of the option.
         epochs: run length, where it differs from that of the benchmark.
         iterations: an epoch, likewise.
         plans: plans of its own instead of those of the matrix.
         differs: fields of the fingerprint in which it may differ from other arms.
         folds: those it is trained in, where they are not those of the benchmark.
+        datasets: ids of those it is trained on, likewise.
+        configurations: those it is trained in, likewise.
+        ensemble: what it is an ensemble of; it is not trained.
+        fuse: how: by the ``mean`` of the probabilities, or by ``vote``.
     """
 
     name: str
@@ -99,6 +104,15 @@ class Arm:
     plans: str | None = None
     differs: tuple[str, ...] = ()
     folds: tuple[int, ...] | None = None
+    datasets: tuple[int, ...] | None = None
+    configurations: tuple[str, ...] | None = None
+    ensemble: tuple[Member, ...] = ()
+    fuse: str = "mean"
+
+    def has(self, dataset: Dataset, configuration: str, fold: int) -> bool:
+        """Whether it is trained there."""
+        chosen = ((self.folds, fold), (self.datasets, dataset.id), (self.configurations, configuration))
+        return all(own is None or one in own for own, one in chosen)
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,7 @@ class Spec:
     save_every: int = 10
     mirroring: bool = True
     precision: str = "auto"
+    postprocessing: str = "none"
     question: str = ""
     answer: str = ""
     published: tuple[Mapping[str, Any], ...] = ()
@@ -160,7 +175,7 @@ class Spec:
         return next((plans for plans in self.plans if plans.name == name), Plans(name))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``benchmark.json``; :func:`parse` gives the same benchmark again."""
+        """Plain data for ``benchmark.json``; ``spec_file.parse`` gives the same benchmark again."""
         return {
             "name": self.name,
             "question": self.question,
@@ -182,237 +197,9 @@ class Spec:
             "save_every": self.save_every,
             "mirroring": self.mirroring,
             "precision": self.precision,
+            "postprocessing": self.postprocessing,
             "published": [dict(entry) for entry in self.published],
         }
-
-
-def load(path: Path) -> Spec:
-    """Read a benchmark file.
-
-    Raises:
-        UserError: it cannot be read, or something in it is not what it must be.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror}): nnunet-ext benchmark init writes an example."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from error
-    return parse(content, str(path), path.resolve().parent)
-
-
-def parse(content: Any, where: str, folder: Path) -> Spec:
-    """Read the content of a benchmark file, or of ``benchmark.json``.
-
-    Args:
-        content: plain data.
-        where: the file, for messages.
-        folder: what relative paths are relative to.
-
-    Raises:
-        UserError: something in it is not what it must be; the sentence names it.
-    """
-    read = _Reader(where)
-    content = read.table(content, "the file")
-    known = [f.name for f in fields(Spec)]
-    read.no_others(content, [*known, "plans_details"], "key")
-    for needed in ("datasets", "arms"):
-        if not content.get(needed):
-            raise UserError(f"{where} names no {needed}: add some under '{needed}:'.")
-    plans = content.get("plans_details") or read.items(content, "plans", [DEFAULT_PLANS])
-    spec = Spec(
-        name=read.name(content.get("name", Path(where).stem), "name"),
-        datasets=tuple(_dataset(read, entry, folder) for entry in read.items(content, "datasets")),
-        arms=tuple(_arm(read, name, entry) for name, entry in read.table(content["arms"], "arms").items()),
-        configurations=tuple(read.names(content, "configurations", ("3d_fullres",))),
-        plans=tuple(_plans(read, entry) for entry in plans),
-        epochs=read.count(content, "epochs", None, 1),
-        iterations=read.count(content, "iterations", None, 1),
-        folds=_folds(read, content),
-        seeds=tuple(read.counts(content, "seeds", (0,))),
-        metrics=tuple(read.names(content, "metrics", ("Dice", "NSD_2mm", "HD95"))),
-        preset=read.text(content, "preset", "papers"),
-        merged={
-            str(name): tuple(map(str, read.listed(parts, f"merged: {name}")))
-            for name, parts in read.table(content.get("merged") or {}, "merged").items()
-        },
-        test_sets=tuple(
-            _test_set(read, name, entry, folder)
-            for name, entry in read.table(content.get("test_sets") or {}, "test_sets").items()
-        ),
-        resources=_resources(read, content.get("resources") or {}),
-        save_every=read.count(content, "save_every", 10, 1) or 10,
-        mirroring=read.switch(content, "mirroring", True),
-        precision=read.text(content, "precision", PRECISIONS[0]),
-        question=read.text(content, "question", ""),
-        answer=read.text(content, "answer", ""),
-        published=tuple(read.table(entry, "published") for entry in read.items(content, "published", [])),
-    )
-    _check_whole(spec, where)
-    return spec
-
-
-def _check_whole(spec: Spec, where: str) -> None:
-    """What no part of a specification shows alone."""
-    for words, values in (
-        ("dataset", [dataset.key for dataset in spec.datasets]),
-        ("configuration", spec.configurations),
-        ("plans", [plans.name for plans in spec.plans]),
-        ("fold", spec.folds),
-        ("seed", spec.seeds),
-        ("metric", spec.metrics),
-    ):
-        twice = sorted({str(value) for value in values if list(values).count(value) > 1})
-        if twice:
-            raise UserError(f"{where} names the {words} {twice[0]} twice: leave one out.")
-    if spec.precision not in PRECISIONS:
-        raise UserError(f"{where}: precision is one of {', '.join(PRECISIONS)}, got {spec.precision!r}.")
-    runs: dict[Any, str] = {}
-    for arm in spec.arms:
-        run = (arm.trainer, tuple(sorted(arm.options.items(), key=str)), arm.epochs, arm.iterations, arm.plans)
-        if odd := [fold for fold in arm.folds or () if fold not in spec.folds]:
-            raise UserError(f"{where}: arm {arm.name} has fold {odd[0]}, which is not among the folds: add it there.")
-        other = runs.setdefault(repr(run), arm.name)
-        if other != arm.name:
-            raise UserError(f"{where}: the arms {other} and {arm.name} are the same run: leave one out.")
-    _check_plans(spec, where)
-    for test in spec.test_sets:
-        if test.dataset is None and len(spec.datasets) > 1:
-            raise UserError(f"{where}: test set {test.name} needs 'dataset:', as there are several datasets.")
-
-
-def _check_plans(spec: Spec, where: str) -> None:
-    known = {plans.name for plans in spec.plans}
-    for plans in spec.plans:
-        if plans.derived_from == plans.name:
-            raise UserError(f"{where}: plans {plans.name} are derived from themselves: give them another name.")
-        changes = (plans.spacing, plans.batch_size, plans.patch_size, plans.features)
-        if any(change is not None for change in changes) and plans.derived_from is None:
-            raise UserError(f"{where}: plans {plans.name} have changes: say 'from:' which plans they are made.")
-    if any(arm.plans in known for arm in spec.arms):
-        named = next(arm for arm in spec.arms if arm.plans in known)
-        raise UserError(f"{where}: arm {named.name} has plans {named.plans}, which the matrix has: leave one out.")
-
-
-def _dataset(read: _Reader, entry: Any, folder: Path) -> Dataset:
-    if isinstance(entry, (int, str)) and not isinstance(entry, bool):
-        entry = {"id": entry} if str(entry).isdecimal() else {"name": str(entry)}
-    entry = read.table(entry, "datasets")
-    read.no_others(entry, [f.name for f in fields(Dataset)], "key of a dataset")
-    number, name = read.count(entry, "id", None, 1), entry.get("name")
-    if number is None and name is None:
-        raise UserError(f"{read.where}: a dataset has neither id nor name: {entry!r}.")
-    if name is not None and not re.fullmatch(r"Dataset\d{3}_\S+", str(name)):
-        raise UserError(f"{read.where}: the name of a dataset is like Dataset091_X, got {name!r}.")
-    convert, source = entry.get("convert"), entry.get("source")
-    if source is not None and convert is None:
-        raise UserError(f"{read.where}: dataset {name or number} has a source, but no 'convert:'.")
-    return Dataset(
-        number if number is not None else int(str(name)[len("Dataset") :][:3]),
-        None if name is None else str(name),
-        None if convert is None else str(convert),
-        None if source is None else _path(folder, source),
-        tuple(map(str, read.listed(entry.get("options") or [], "options of a dataset"))),
-        tuple(_dataset(read, part, folder) for part in read.listed(entry.get("after") or [], "after of a dataset")),
-    )
-
-
-def _plans(read: _Reader, entry: Any) -> Plans:
-    if isinstance(entry, str):
-        return Plans(read.name(entry, "plans"))
-    entry = dict(read.table(entry, "plans"))
-    if "from" in entry:
-        entry["derived_from"] = entry.pop("from")
-    read.no_others(entry, ["from", *(f.name for f in fields(Plans))], "key of plans")
-    tuples: dict[str, tuple[Any, ...] | None] = {}
-    for key, kind in (("spacing", float), ("patch_size", int), ("features", int)):
-        values = entry.get(key)
-        try:
-            tuples[key] = None if values is None else tuple(kind(value) for value in read.listed(values, key))
-        except (TypeError, ValueError):
-            raise UserError(f"{read.where}: {key} of plans is a list of numbers, got {values!r}.") from None
-        if any(value <= 0 for value in tuples[key] or ()):
-            raise UserError(f"{read.where}: {key} of plans is a list of numbers above 0, got {values!r}.")
-    derived = entry.get("derived_from")
-    return Plans(
-        read.name(entry.get("name"), "name of plans"),
-        entry.get("planner"),
-        None if derived is None else read.name(derived, "from"),
-        tuples["spacing"],
-        read.count(entry, "batch_size", None, 1),
-        tuples["patch_size"],
-        tuples["features"],
-    )
-
-
-def _arm(read: _Reader, name: Any, entry: Any) -> Arm:
-    name = read.name(name, "name of an arm")
-    entry = {"trainer": entry} if isinstance(entry, str) else read.table(entry, f"arm {name}")
-    read.no_others(entry, [f.name for f in fields(Arm)], f"key of arm {name}")
-    if not isinstance(entry.get("trainer"), str):
-        raise UserError(
-            f"{read.where}: arm {name} has no trainer: write '{name}: TRAINER' or '{name}: {{trainer: ...}}'."
-        )
-    if re.search(r"_\d+(epochs?|iters?)$", entry["trainer"]):
-        raise UserError(
-            f"{read.where}: arm {name} has a run length in its trainer {entry['trainer']}: give it by 'epochs:' and "
-            "'iterations:'."
-        )
-    differs = read.listed(entry.get("differs") or [], f"differs of arm {name}")
-    if odd := [value for value in differs if value not in MAY_DIFFER]:
-        raise UserError(f"{read.where}: arm {name} may differ in plans and preprocessed alone, not in {odd[0]!r}.")
-    return Arm(
-        name,
-        entry["trainer"],
-        dict(read.table(entry.get("options") or {}, f"options of arm {name}")),
-        read.count(entry, "epochs", None, 1),
-        read.count(entry, "iterations", None, 1),
-        None if entry.get("plans") is None else read.name(entry["plans"], f"plans of arm {name}"),
-        tuple(differs),
-        None if entry.get("folds") is None else tuple(read.counts(entry, "folds", ())),
-    )
-
-
-def _test_set(read: _Reader, name: Any, entry: Any, folder: Path) -> TestSet:
-    name = read.name(name, "name of a test set")
-    entry = read.table(entry, f"test set {name}")
-    read.no_others(entry, [f.name for f in fields(TestSet)], f"key of test set {name}")
-    for needed in ("images", "labels"):
-        if not isinstance(entry.get(needed), str):
-            raise UserError(f"{read.where}: test set {name} has no folder '{needed}:'.")
-    dataset = entry.get("dataset")
-    return TestSet(
-        name, _path(folder, entry["images"]), _path(folder, entry["labels"]), None if dataset is None else str(dataset)
-    )
-
-
-def _resources(read: _Reader, entry: Any) -> Resources:
-    entry = read.table(entry, "resources")
-    read.no_others(entry, [f.name for f in fields(Resources)], "resource")
-    default = Resources()
-    made = Resources(
-        read.count(entry, "cpus", default.cpus, 1) or 1,
-        read.number(entry, "memory_gb", default.memory_gb),
-        read.count(entry, "gpus", default.gpus, 0) or 0,
-        read.number(entry, "hours", default.hours),
-    )
-    if made.gpus > 1:
-        raise UserError(f"{read.where}: a training uses one GPU at most, got gpus: {made.gpus}.")
-    return made
-
-
-def _folds(read: _Reader, content: Mapping[str, Any]) -> tuple[int, ...]:
-    folds = content.get("folds")
-    if folds == "all" or (isinstance(folds, list) and "all" in folds):
-        raise UserError(f"{read.where}: folds takes numbers alone, as fold all has no validation cases of its own.")
-    return tuple(read.counts(content, "folds", (0, 1, 2, 3, 4)))
-
-
-def _path(folder: Path, text: Any) -> Path:
-    """A path; variables of the environment that are set stand for their values."""
-    return (folder / Path(os.path.expandvars(str(text))).expanduser()).absolute()
 
 
 def _plain(part: Any) -> dict[str, Any]:
@@ -429,144 +216,6 @@ def _plain(part: Any) -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_as_json(item) for item in value]
-    if isinstance(value, Dataset):
+    if isinstance(value, (Dataset, Member)):
         return _plain(value)
     return str(value) if isinstance(value, Path) else value
-
-
-class _Reader:
-    """Values of their kind, or a sentence that names the file and the key."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def table(self, value: Any, what: str) -> Mapping[Any, Any]:
-        if not isinstance(value, Mapping):
-            raise UserError(f"{self.where}: {what} must be a table of 'key: value', got {value!r}.")
-        return value
-
-    def listed(self, value: Any, what: str) -> Sequence[Any]:
-        if not isinstance(value, list):
-            raise UserError(f"{self.where}: {what} must be a list, got {value!r}.")
-        return value
-
-    def items(self, content: Mapping[str, Any], key: str, default: Sequence[Any] = ()) -> Sequence[Any]:
-        value = content.get(key)
-        return default if value is None else self.listed(value, key)
-
-    def no_others(self, content: Mapping[Any, Any], known: Iterable[str], what: str) -> None:
-        known = list(known)
-        for key in content:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, 1)
-                advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
-                raise UserError(f"{self.where}: {key!r} is no {what}: {advice}")
-
-    def name(self, value: Any, what: str) -> str:
-        if not _NAME.fullmatch(str(value)):
-            raise UserError(f"{self.where}: {what} has letters, digits and any of _ . + - alone, got {value!r}.")
-        return str(value)
-
-    def names(self, content: Mapping[str, Any], key: str, default: Sequence[str]) -> list[str]:
-        found = [self.name(value, key) for value in self.items(content, key, default)]
-        if not found:
-            raise UserError(f"{self.where}: {key} is an empty list: name one or leave the key out.")
-        return found
-
-    def text(self, content: Mapping[str, Any], key: str, default: str) -> str:
-        value = content.get(key)
-        if value is not None and not isinstance(value, str):
-            raise UserError(f"{self.where}: {key} must be a text, got {value!r}.")
-        return value or default
-
-    def switch(self, content: Mapping[str, Any], key: str, default: bool) -> bool:
-        value = content.get(key, default)
-        if not isinstance(value, bool):
-            raise UserError(f"{self.where}: {key} must be true or false, got {value!r}.")
-        return value
-
-    def count(self, content: Mapping[str, Any], key: str, default: int | None, at_least: int) -> int | None:
-        value = content.get(key)
-        return default if value is None else self._count(value, key, at_least)
-
-    def counts(self, content: Mapping[str, Any], key: str, default: Sequence[int]) -> list[int]:
-        found = [self._count(value, key, 0) for value in self.items(content, key, default)]
-        if not found:
-            raise UserError(f"{self.where}: {key} is an empty list: name one or leave the key out.")
-        return found
-
-    def _count(self, value: Any, key: str, at_least: int) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-            raise UserError(f"{self.where}: {key} must be a whole number from {at_least}, got {value!r}.")
-        return value
-
-    def number(self, content: Mapping[str, Any], key: str, default: float) -> float:
-        value = content.get(key, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise UserError(f"{self.where}: {key} must be a number above 0, got {value!r}.")
-        return float(value)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which the last would win without a word."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-    keys = [loader.construct_object(key, deep=True) for key in own]
-    for position, key in enumerate(keys):
-        if key in keys[:position]:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    return loader.construct_mapping(node, deep=True)  # keys of a merge (<<) yield to those of the table itself
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-EXAMPLE = """\
-# A benchmark of nnunet_ext: trainers side by side on the same data, plans, folds and seeds.
-#   nnunet-ext benchmark run {file} --dry-run     the matrix, what is to do, time and disk
-#   nnunet-ext benchmark run {file}               do it, or go on after a stop
-#   nnunet-ext benchmark status {file}            the matrix as a table
-#   nnunet-ext benchmark report {file}            one page: report.html
-name: {name}
-question: Does the boundary term help?
-
-datasets:
-  - {{id: 4}}                                # in nnUNet_raw already
-  # - {{id: 503, convert: lits, source: PATH}} # converted first, as by: nnunet-ext convert lits PATH -d 503
-configurations: [3d_fullres]
-plans: [nnUNetPlans]
-  # - {{name: nnUNetResEncUNetMPlans, planner: nnUNetPlannerResEncM}}
-  # - {{name: smallPlans, from: nnUNetPlans, batch_size: 2, features: [8, 16, 32, 64]}}
-
-arms:                                      # the first one is what the others are compared with
-  stock: nnUNetTrainer
-  MLL: nnUNetTrainerMLL
-  # MLL_mild: {{trainer: nnUNetTrainerMLL, options: {{boundary_weight: 0.1}}}}
-  # stock_long: {{trainer: nnUNetTrainer, epochs: 500}}
-
-epochs: 250                                # of all arms that do not say otherwise; without: the trainer's own
-iterations: 250                            # an epoch
-folds: [0, 1, 2, 3, 4]
-seeds: [0]                                 # several: is the spread between arms larger than that within one?
-
-metrics: [Dice, NSD_2mm, HD95]             # of nnunet-ext evaluate
-preset: papers                             # conventions: papers, chaos, sliver07 or lits
-# merged: {{kidneys: [right kidney, left kidney]}}   # classes scored as one besides
-# test_sets: {{other_hospital: {{images: PATH, labels: PATH}}}}
-
-resources: {{cpus: 4, memory_gb: 32, gpus: 1, hours: 48}}   # of one training
-save_every: 10                             # epochs between checkpoints
-"""
-
-
-def write_example(path: Path) -> None:
-    """Write a commented benchmark file.
-
-    Raises:
-        UserError: there is a file of that name.
-    """
-    if path.exists():
-        raise UserError(f"{path} exists already: name another file, or delete it.")
-    make_folder(path.parent)
-    path.write_text(EXAMPLE.format(file=path.name, name=path.stem), encoding="utf-8")

@@ -49,7 +49,8 @@ class State:
 def state_of(space: Workspace, cell: Cell) -> State:
     """Where a cell stands now."""
     folder = cell.folder(space.root)
-    of = arm_of(space.spec, cell).epochs or space.spec.epochs
+    arm = arm_of(space.spec, cell)
+    of = None if arm.ensemble else arm.epochs or space.spec.epochs
     if not folder.is_dir():
         return State(cell, "waiting", of=of)
     attempts = read_attempts(folder)

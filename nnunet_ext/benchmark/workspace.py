@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nnunet_ext.benchmark.matrix import find_cell, trainer_name
 from nnunet_ext.benchmark.records import CELLS, SPECIFICATION, Cell, read_object
-from nnunet_ext.benchmark.spec import Spec, parse
+from nnunet_ext.benchmark.spec import Spec
+from nnunet_ext.benchmark.spec_file import parse
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import make_folder, write_text
 
@@ -93,6 +94,7 @@ class Workspace:
                 continue
             for words, before, now in (
                 ("trainer", trainer_name(self.spec, old), trainer_name(spec, arm)),
+                ("ensemble", (old.ensemble, old.fuse), (arm.ensemble, arm.fuse)),
                 ("options", dict(old.options), dict(arm.options)),
                 ("mirroring", self.spec.mirroring, spec.mirroring),
                 ("precision", self.spec.precision, spec.precision),

@@ -45,7 +45,7 @@ def init(
 
     Example: nnunet-ext benchmark init benchmark.yaml
     """
-    from nnunet_ext.benchmark.spec import write_example
+    from nnunet_ext.benchmark.spec_file import write_example
 
     write_example(file)
     typer.echo(f"Wrote {file}: edit it, then nnunet-ext benchmark run {file} --dry-run")
@@ -88,7 +88,7 @@ def run(
     Example: nnunet-ext benchmark run benchmark.yaml --gpus 0,1
     """
     from nnunet_ext.benchmark import driver
-    from nnunet_ext.benchmark.spec import load
+    from nnunet_ext.benchmark.spec_file import load
 
     cluster = {name: value for name, value in (("partition", partition), ("account", account), ("qos", qos)) if value}
     options = _options(executor, cores, gpus, until, retries, jobs, poll, cluster, dummy)

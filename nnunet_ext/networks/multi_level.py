@@ -91,6 +91,8 @@ class MultiLevelNetwork(nn.Module):
         max_points: but not more than these; the cost of attention rises with the square.
         pixel_module: "mlp" replaces attention by four shared layers (Table 9, "w/o Pixel module").
         fusion: "convolutions" replaces the guidance by four 3x3 convolutions (Table 9, "w/o MLSG module").
+        residual: whether the fusion corrects the logits of the region branch, from which it starts; in the paper it
+            replaces them.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class MultiLevelNetwork(nn.Module):
         max_points: int = 1024,
         pixel_module: PixelModule = "attention",
         fusion: Fusion = "guidance",
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.pixels_per_point = pixels_per_point
@@ -124,6 +127,12 @@ class MultiLevelNetwork(nn.Module):
         self.fusion: nn.Module = (
             SaliencyGuidance(channels, heads) if fusion == "guidance" else ConvolutionalFusion(channels, heads)
         )
+        self.residual = residual
+        if residual:
+            last = [module for module in self.fusion.modules() if isinstance(module, nn.Conv2d)][-1]
+            nn.init.zeros_(last.weight)
+            assert last.bias is not None
+            nn.init.zeros_(last.bias)
 
     def forward(
         self, x: torch.Tensor, noise: torch.Tensor | None = None, guided: bool = True, layout: LabelLayout = CLASSES
@@ -152,6 +161,7 @@ class MultiLevelNetwork(nn.Module):
         points = uncertain_pixels(region_logits, number, noise, layout)
         features = self.pixel(at_points(early, centres(points, size)))
         fused = self.fusion(_enlarge(region, x), _enlarge(boundary, x), scatter_points(features, points, size))
+        fused = region_logits + fused if self.residual else fused
         return {**maps, "final": fused, "points": points, "pixel": self.pixel_head(features)}
 
 

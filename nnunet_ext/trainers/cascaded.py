@@ -31,7 +31,9 @@ from nnunet_ext.training.teacher import bare
 class nnUNetTrainerCascaded(RegionLossTrainer):
     """The network of the plans twice: the second one sees the image and the output of the first (section 3.3).
 
-    Both are trained end to end, with nnU-Net's loss on the output of the second, deep supervision included.
+    Both are trained end to end, with nnU-Net's loss on the output of the second, deep supervision included. The second
+    starts as a network of the image alone, and learns to look at the maps: those of an untrained network are noise,
+    which it would first have to learn to ignore.
     """
 
     @staticmethod
@@ -49,6 +51,7 @@ class nnUNetTrainerCascaded(RegionLossTrainer):
             *manager, num_input_channels + num_output_channels, num_output_channels, enable_deep_supervision
         )
         _drop_unused_heads(first)
+        _start_without_maps(second, num_input_channels, num_output_channels)
         return CascadedNetwork(first, second)
 
 
@@ -189,3 +192,13 @@ def _drop_unused_heads(network: Any) -> None:
     heads = getattr(getattr(network, "decoder", None), "seg_layers", [])
     for i in range(len(heads) - 1):
         heads[i] = nn.Identity()
+
+
+def _start_without_maps(network: nn.Module, channels: int, maps: int) -> None:
+    """Let the first convolution that sees ``channels`` of an image and ``maps`` start with zeros for the latter."""
+    for module in network.modules():
+        if getattr(module, "in_channels", None) == channels + maps and isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            with torch.no_grad():
+                module.weight[:, channels:] = 0
+            return
+    raise AssertionError(f"no convolution of {type(network).__name__} has {channels + maps} channels")

@@ -126,6 +126,9 @@ class MLNOptions(CoarseToFineOptions):
     max_points: int = option(1024, "But not more than these.", at_least=1)
     pixel_module: PixelModule = option("attention", "What the pixel branch is.", "attention; mlp in Table 9")
     fusion: Fusion = option("guidance", "How the levels are fused.", "guidance; convolutions in Table 9")
+    residual_fusion: bool = option(
+        True, "Whether the fusion corrects the region branch, from which it starts, or replaces it.", "false (3.4)"
+    )
 
 
 class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
@@ -382,6 +385,7 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
             options.max_points,
             options.pixel_module,
             options.fusion,
+            options.residual_fusion,
         )
 
     def check_supported(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunet_ext.benchmark.matrix import cells_of
 from nnunet_ext.benchmark.records import Cell, read_attempts
-from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.benchmark.spec_file import parse
 from nnunet_ext.benchmark.workspace import Run, Workspace
 
 ONE_CORE = {"cpus": 1, "memory_gb": 0.5, "gpus": 0}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from nnunet_ext.benchmark import checks
 from nnunet_ext.benchmark.matrix import cells_of
 from nnunet_ext.benchmark.records import METRICS, Fingerprint, Record, Usage
-from nnunet_ext.benchmark.spec import parse
+from nnunet_ext.benchmark.spec_file import parse
 from nnunet_ext.benchmark.workspace import Run
 from nnunet_ext.cli.app import app
 from nnunet_ext.core.errors import UserError
@@ -40,7 +40,11 @@ def spec(**changes):
         ),
         ({"folds": [0, 5]}, "there is no fold 5"),
         ({"configurations": ["3d_lowres"]}, "has no configuration 3d_lowres: it has 2d"),
-        ({"configurations": ["3d_cascade_fullres"]}, "needs all folds of 3d_lowres|has no configuration"),
+        ({"configurations": ["3d_cascade_fullres"]}, "3d_cascade_fullres follows 3d_lowres: list it"),
+        (
+            {"configurations": ["3d_lowres", "3d_cascade_fullres"], "folds": [0, 1]},
+            "learns from the predictions of all 5 folds of .* by 3d_lowres, but the benchmark has only 0, 1: list all",
+        ),
         ({"merged": {"x": ["liver", "kidney"]}}, "x has kidney, which is no class"),
         ({"merged": {"liver": ["liver"]}}, "liver is a class of the dataset already"),
         ({"test_sets": {"t": {"images": "i", "labels": "l"}}}, "test set t has no folder /data/i"),

@@ -11,7 +11,7 @@ from nnunet_ext.benchmark.driver import Options
 from nnunet_ext.benchmark.graph import Graph
 from nnunet_ext.benchmark.matrix import cell_key
 from nnunet_ext.benchmark.records import RECORD, AttemptFailure, attempt_path, read_attempts, read_records
-from nnunet_ext.benchmark.spec import load, parse
+from nnunet_ext.benchmark.spec_file import load, parse
 from nnunet_ext.benchmark.workspace import Run, Workspace
 from nnunet_ext.core.errors import UserError
 from tests.benchmark.running import all_cells, content, epochs_of, space_of, start, wait_for, write
@@ -141,6 +141,24 @@ def test_cluster_jobs_follow_those_that_run(tmp_path):
     assert "dependency" not in graph.scheduler_options(other)
     assert graph.scheduler_options(other) == "--signal=TERM@120"
     assert Graph(replace(space, run=Run())).scheduler_options(key) == ""
+
+
+def test_what_cells_wait_for(tmp_path):
+    """The second stage of nnU-Net's cascade for all folds of the first one, an ensemble for its members."""
+    arms = {"stock": "nnUNetTrainer", "other": "nnUNetTrainerMLL", "both": {"ensemble": ["stock", "other"]}}
+    configurations = ["3d_lowres", "3d_cascade_fullres"]
+    space = space_of(
+        tmp_path, "Dataset090_X", Run(pretended=0.01), configurations=configurations, folds=[0, 1], arms=arms
+    )
+    graph = Graph(space)
+    start = "cells/Dataset090_X/3d_lowres/nnUNetPlans/stock"
+    second = "Dataset090_X/3d_cascade_fullres/nnUNetPlans"
+    lowres = [f"{start}/fold_{fold}/seed_0/trained.json" for fold in (0, 1)]
+    assert graph.before(f"{second}/stock/fold_1/seed_0") == lowres
+    assert graph.before(f"{second}/both/fold_1/seed_0") == [
+        f"cells/{second}/{arm}/fold_1/seed_0/trained.json" for arm in ("stock", "other")
+    ]
+    assert graph.before(start.removeprefix("cells/") + "/fold_0/seed_0") == []
 
 
 def test_quick_to_import():

@@ -7,13 +7,15 @@ import pytest
 from dataset_conversion.registry import CONVERTERS
 from nnunet_ext.benchmark import checks
 from nnunet_ext.benchmark.small import _WRITERS, PLANS, shrink
-from nnunet_ext.benchmark.spec import load
+from nnunet_ext.benchmark.spec_file import load
 from nnunet_ext.core.environment import FOLDER_VARIABLES
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.metrics import METRICS
 from nnunet_ext.plugin.registry import TRAINERS
 
-FILES = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[2] / "experiments"
+FILES = sorted(FOLDER.glob("*.yaml"))
+OWN = sorted((FOLDER / "open_data").glob("*.yaml"))
 
 
 def test_all_papers_are_there():
@@ -33,6 +35,14 @@ def test_file(file):
     for entry in spec.published:
         assert entry["metric"] in METRICS and entry["metric"] in spec.metrics
         assert isinstance(entry["value"], float) and "Table" in entry["source"]
+
+
+@pytest.mark.parametrize("file", OWN, ids=lambda file: file.stem)
+def test_file_of_our_own(file):
+    spec = load(file)
+    assert spec.name == file.stem and spec.question and spec.arms[0].trainer == "nnUNetTrainer"
+    checks.check_trainers(spec)
+    assert all(dataset.convert for dataset in spec.datasets)
 
 
 def test_data_that_is_not_there_is_named(tmp_path, monkeypatch):

@@ -7,18 +7,88 @@ import shutil
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import nn
 
 from nnunet_ext.benchmark.jobs.child import Stop
+from nnunet_ext.benchmark.jobs.precision import segmentation_networks, use_bfloat16
 from nnunet_ext.benchmark.matrix import cell_key, cells_of
 from nnunet_ext.benchmark.records import CURVES, METRICS, RECORD, Record, read_attempts
 from nnunet_ext.benchmark.workspace import TRAINED, Run
+from nnunet_ext.networks.coarse_to_fine import SliceNetwork
+from nnunet_ext.networks.dual import DualNetwork
+from nnunet_ext.networks.multi_level import MultiLevelNetwork
 from tests.benchmark.running import epochs_of, space_of, wait_for
 from tests.conftest import PLANS, Dataset
 
 EPOCHS = 4
+
+
+class Trained:
+    """As much of a trainer as its precision asks for."""
+
+    def __init__(self, network, patch_size, device="cpu"):
+        self.network = network
+        self.device = torch.device(device)
+        self.configuration_manager = SimpleNamespace(patch_size=patch_size)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("pair", [False, True])
+def test_networks_compute_in_bfloat16_and_give_float32(dimensions, pair):
+    made = [small_unet(dimensions, 2) for _ in range(2)]
+    network = DualNetwork(*made) if pair else made[0]
+    names = list(network.state_dict())
+    image = torch.randn(1, 1, *[16] * dimensions)
+    plain = first_of(network(image))
+    seen = []
+    for module in network.modules():
+        if type(module).__name__.startswith("Conv") and hasattr(module, "weight"):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    trainer = Trained(network, [16] * dimensions)
+    use_bfloat16(trainer)
+    assert len(list(segmentation_networks(trainer))) == (2 if pair else 1)
+    output = first_of(network(image))
+    assert set(seen) == {torch.bfloat16} and output.dtype == torch.float32
+    assert not torch.equal(output, plain)
+    torch.testing.assert_close(output, plain, atol=0.1, rtol=0.1)
+    assert list(network.state_dict()) == names
+    copied = deepcopy(network)
+    assert torch.equal(first_of(copied(image)), output)
+
+
+def test_networks_of_slices_give_float32_maps():
+    network = SliceNetwork(MultiLevelNetwork([1, 1, 1], 2, (4, 4, 4, 4), 8, (1,)))
+    use_bfloat16(Trained(network, [16, 16]))
+    maps = network(torch.randn(2, 1, 16, 16), torch.rand(2, 1, 16, 16))
+    assert {value.dtype for value in maps.values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_precision_on_a_gpu_is_nnunets():
+    network = small_unet(2, 2)
+    before = type(network)
+    use_bfloat16(Trained(network, [16, 16], "cuda"))
+    assert type(network) is before
+
+
+def small_unet(dimensions, heads):
+    conv, norm = ((nn.Conv2d, nn.InstanceNorm2d), (nn.Conv3d, nn.InstanceNorm3d))[dimensions - 2]
+    stages = ((4, 8), 3, (1, 2), 2)
+    return PlainConvUNet(
+        1, 2, *stages[:1], conv, *stages[1:], heads, 2, norm_op=norm, nonlin=nn.LeakyReLU, deep_supervision=False
+    ).eval()  # fmt: skip
+
+
+def first_of(outputs):
+    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
 
 
 def job(space, step, key, *options):
@@ -139,3 +209,67 @@ def test_stop_with_workers_that_draw_batches(dataset: Dataset, tmp_path):
     assert training.wait(600) == 75
     (attempt,) = read_attempts(cell.folder(space.root)).values()
     assert attempt.failure.kind == "stopped" and attempt.last_epoch < 199
+
+
+@pytest.mark.skipif(
+    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
+)
+def test_ensembles(dataset: Dataset, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_n_proc_DA")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    case, files = next(iter(json.loads((dataset.raw / "dataset.json").read_text())["dataset"].items()))
+    shutil.copy(dataset.raw / files["images"][0], tmp_path / "images" / f"{case}_0000.nii.gz")
+    shutil.copy(dataset.raw / files["label"], tmp_path / "labels" / f"{case}.nii.gz")
+    space = space_of(
+        tmp_path / "work",
+        dataset.name,
+        Run(gpus=(), device="cpu"),
+        plans=[PLANS],
+        arms={
+            "stock": "nnUNetTrainer",
+            "MLL": "nnUNetTrainerMLL",
+            "both": {"ensemble": ["stock", "MLL"]},
+            "vote": {"ensemble": ["stock", "MLL"], "fuse": "vote"},
+        },
+        epochs=1,
+        iterations=3,
+        metrics=["Dice"],
+        precision="bfloat16",
+        postprocessing="largest_component",
+        test_sets={"other": {"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}},
+    )
+    assert job(space, "prepare", "90").wait(600) == 0
+    cells = cells_of(space.spec)
+    for cell in cells:
+        for step in (["train", cell_key(cell)], ["predict", cell_key(cell), "--test-set", "other"],
+                     ["evaluate", cell_key(cell)]):  # fmt: skip
+            assert job(space, *step).wait(600) == 0, (space.root / "jobs.log").read_text()
+    records = {cell.arm: Record.read(cell.folder(space.root) / RECORD) for cell in cells}
+    assert records["stock"].fingerprint.device == "cpu, bfloat16"
+    assert records["both"].usage.parameters == 2 * records["stock"].usage.parameters
+    assert records["both"].usage.cpu_seconds > records["stock"].usage.cpu_seconds + records["MLL"].usage.cpu_seconds
+    assert records["both"].usage.epochs == 0 and records["both"].cell.trainer == "ensemble"
+    for cell in cells:
+        assert list(csv.DictReader((cell.folder(space.root) / "test_other.csv").open()))
+
+    # By nnU-Net's own commands: the final validation with probabilities, then the mean.
+    folders = []
+    for cell in cells[:2]:
+        model = space.root / "models" / "seed_0" / cell.dataset / f"{cell.trainer}__{cell.plans}__{cell.configuration}"
+        again = subprocess.run(
+            [Path(sys.executable).parent / "nnUNetv2_train", "90", "2d", "0", "-tr", cell.trainer, "-p", PLANS,
+             "--val", "--npz", "-device", "cpu"],
+            env=dict(os.environ, nnUNet_results=str(space.root / "models" / "seed_0")), capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert again.returncode == 0, again.stderr
+        folders.append(model / "fold_0" / "validation")
+    both = cells[2].folder(space.root) / "validation"
+    names = sorted(path.stem for path in folders[0].glob("*.npz"))
+    assert names == sorted(path.name.removesuffix(".nii.gz") for path in both.glob("*.nii.gz"))
+    for name in names:
+        mean = np.mean([np.load(folder / f"{name}.npz")["probabilities"].astype(np.float32) for folder in folders], 0)
+        found = sitk.GetArrayFromImage(sitk.ReadImage(str(both / f"{name}.nii.gz")))
+        close = np.sort(mean, 0)[-1] - np.sort(mean, 0)[-2] < 0.02  # the members are predicted in bfloat16
+        assert (found == mean.argmax(0))[~close].all()

@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ext.benchmark.matrix import arm_of, cell_key, cells_of, find_cell, plans_with_options, trainer_name
-from nnunet_ext.benchmark.spec import Dataset, Plans, load, parse, write_example
+from nnunet_ext.benchmark.matrix import (
+    arm_of,
+    cell_key,
+    cells_of,
+    find_cell,
+    members_of,
+    plans_with_options,
+    trainer_name,
+)
+from nnunet_ext.benchmark.spec import Dataset, Plans
+from nnunet_ext.benchmark.spec_file import load, parse, write_example
 from nnunet_ext.core.errors import UserError
 
 MINIMAL = {"name": "small", "datasets": [{"id": 4}], "arms": {"stock": "nnUNetTrainer"}}
@@ -159,5 +168,82 @@ def test_precision_and_folds_of_an_arm(tmp_path):
     with pytest.raises(UserError, match="precision is one of auto, bfloat16, got 'half'"):
         load(file)
     file.write_text(text.format(precision="auto", fold=2))
-    with pytest.raises(UserError, match="arm b has fold 2, which is not among the folds"):
+    with pytest.raises(UserError, match="arm b has the fold 2, which is not among the folds"):
         load(file)
+
+
+def test_datasets_of_an_arm(tmp_path):
+    content = {
+        "name": "x",
+        "folds": [0],
+        "datasets": [4, 5],
+        "arms": {"a": "A", "b": {"trainer": "B", "datasets": [5]}},
+    }
+    spec = parse(content, "b", tmp_path)
+    named = replace(spec, datasets=(Dataset(4, "Dataset004_X"), Dataset(5, "Dataset005_Y")))
+    assert [(cell.dataset, cell.arm) for cell in cells_of(named)] == [
+        ("Dataset004_X", "a"), ("Dataset005_Y", "a"), ("Dataset005_Y", "b"),
+    ]  # fmt: skip
+    assert parse(spec.to_dict(), "b", tmp_path) == spec
+    content["arms"]["b"]["datasets"] = [6]
+    with pytest.raises(UserError, match="arm b has the dataset 6, which is not among the datasets"):
+        parse(content, "b", tmp_path)
+
+
+ENSEMBLES = {
+    "name": "x",
+    "folds": [0],
+    "datasets": [4],
+    "configurations": ["2d", "3d_fullres"],
+    "arms": {
+        "stock": "nnUNetTrainer",
+        "other": "nnUNetTrainerMLL",
+        "view2": {"trainer": "nnUNetTrainer", "plans": "nnUNetPlans_view2", "configurations": ["2d"]},
+        "both": {"ensemble": ["stock", "other"]},
+        "views": {"ensemble": ["stock", "view2"], "fuse": "vote", "configurations": ["2d"]},
+        "stock_2d_3d": {
+            "ensemble": [{"arm": "stock", "configuration": "2d"}, {"arm": "stock", "configuration": "3d_fullres"}],
+            "configurations": ["3d_fullres"],
+        },
+    },
+}
+
+
+def test_ensembles(tmp_path):
+    spec = parse(ENSEMBLES, "b", tmp_path)
+    assert parse(spec.to_dict(), "b", tmp_path) == spec
+    named = replace(spec, datasets=(Dataset(4, "Dataset004_X"),))
+    cells = cells_of(named)
+    assert [(cell.configuration, cell.arm) for cell in cells] == [
+        ("2d", "stock"), ("2d", "other"), ("2d", "view2"), ("2d", "both"), ("2d", "views"),
+        ("3d_fullres", "stock"), ("3d_fullres", "other"), ("3d_fullres", "both"), ("3d_fullres", "stock_2d_3d"),
+    ]  # fmt: skip
+    found = {(cell.configuration, cell.arm): members_of(named, cell) for cell in cells}
+    assert found["2d", "stock"] == []
+    assert found["2d", "both"] == [cells[0], cells[1]]
+    assert found["2d", "views"] == [cells[0], cells[2]]
+    assert found["3d_fullres", "stock_2d_3d"] == [cells[0], cells[5]]
+    assert cells[3].trainer == "ensemble" and not set(found["3d_fullres", "both"]) - set(cells)
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "words"),
+    [
+        ("both", {"ensemble": ["stock"]}, "ensemble both needs two members or more"),
+        (
+            "both",
+            {"ensemble": ["stock", "nobody"]},
+            "both is an ensemble of nobody, which is no arm among stock",
+        ),
+        ("both", {"ensemble": ["stock", "views"]}, "both is an ensemble of views, which is no arm among"),
+        ("both", {"ensemble": ["stock", "view2"]}, "ensemble both needs view2 in 3d_fullres, fold 0, which is not in"),
+        ("both", {"ensemble": ["stock", "other"], "trainer": "X"}, "arm both has a trainer and an ensemble"),
+        ("both", {"ensemble": ["stock", "other"], "fuse": "max"}, "fuse is one of mean, vote, got 'max'"),
+        ("both", {"ensemble": [{"arm": "stock", "config": "2d"}, "other"]}, "'config' is no key of a member of both"),
+        ("view2", {"trainer": "X", "configurations": ["3d_lowres"]}, "arm view2 has the configuration 3d_lowres"),
+        ("view2", {"trainer": "X", "datasets": [5]}, "arm view2 has the dataset 5, which is not among the datasets"),
+    ],
+)
+def test_ensembles_that_cannot_be(tmp_path, name, arm, words):
+    with pytest.raises(UserError, match=words):
+        parse(ENSEMBLES | {"arms": ENSEMBLES["arms"] | {name: arm}}, "b", tmp_path)

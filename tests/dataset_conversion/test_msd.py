@@ -659,3 +659,20 @@ def test_raw_folder_with_what_a_shell_would_have_removed(raw, task, monkeypatch,
     with pytest.raises(UserError, match=r"nnUNet_raw is set to .*, which no shell has taken away: set it to /"):
         convert_msd(task.folder, Options())
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_part_of_the_cases_keeps_its_labels(raw, tmp_path):
+    task = write_msd(tmp_path / "download", cases=9, test_cases=1, shape=SHAPE)
+    found = []
+    for draw in (0, 1):
+        dataset = convert_msd(task.folder, Options(overwrite=True), validation=3, labelled=0.5, draw=draw)
+        (fold,) = json.loads((dataset / "splits_final.json").read_text())
+        unlabelled = {p.name.removesuffix("_0000.nii.gz") for p in (dataset / "imagesUn").iterdir()}
+        labelled = set(json.loads((dataset / "dataset.json").read_text())["dataset"])
+        assert len(fold["train"]) == len(fold["val"]) == len(unlabelled) == 3
+        assert labelled == {*fold["train"], *fold["val"]} and not labelled & unlabelled
+        found.append(fold)
+    assert found[0]["val"] == found[1]["val"] and found[0]["train"] != found[1]["train"]
+    dataset = convert_msd(task.folder, Options(overwrite=True), labelled=0.5)
+    assert not (dataset / "splits_final.json").exists()  # nnU-Net's folds of those with labels
+    assert json.loads((dataset / "dataset.json").read_text())["numTraining"] == 4

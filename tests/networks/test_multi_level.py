@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nnunet_ext.labels import LabelLayout
+from nnunet_ext.losses.uncertain_points import at_points
 from nnunet_ext.networks.multi_level import (
     AtrousNetwork,
     ConvolutionalFusion,
@@ -107,6 +108,39 @@ def test_pixels_are_the_least_certain_and_others_at_random(regions):
         left = sorted(order[9:], key=lambda i: -noise[n, 0, i // 8, i % 8])
         assert sorted(points[n, 9:].tolist()) == sorted(left[:3])
         assert sorted(uncertain_pixels(logits, 12, None, LabelLayout(regions))[n].tolist()) == sorted(order[:12])
+
+
+@pytest.mark.parametrize(("pixel_module", "fusion"), [("attention", "guidance"), ("mlp", "convolutions")])
+def test_a_residual_fusion_starts_as_the_region_branch_and_learns(pixel_module, fusion):
+    torch.manual_seed(4)
+    network = MultiLevelNetwork(
+        [0, 1, 2], 3, NARROW, 8, (2, 3), attention_heads=2, pixel_module=pixel_module, fusion=fusion, residual=True
+    )
+    image, noise = torch.randn(2, 3, 22, 30), torch.rand(2, 1, 22, 30)
+    maps = network(image, noise)
+    assert torch.equal(maps["final"], maps["region"])
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(image, noise)["final"].square().mean().backward()
+        optimizer.step()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.fusion.parameters())
+    maps = network(image, noise)
+    correction = network.fusion(*features_of(network, image, maps["points"]))
+    torch.testing.assert_close(maps["final"], maps["region"] + correction)
+    assert correction.abs().max() > 0
+
+
+def features_of(network, image, points):
+    """What the fusion is given: features of all three levels in the size of the image."""
+    early, deep = network.backbone(image)
+    size = image.shape[2:]
+    region, boundary = (
+        nn.functional.interpolate(branch(deep), size, mode="bilinear", align_corners=False)
+        for branch in (network.region, network.boundary)
+    )
+    pixel = network.pixel(at_points(early, centres(points, size)))
+    return region, boundary, scatter_points(pixel, points, size)
 
 
 @pytest.mark.parametrize(("pixel_module", "fusion"), [("attention", "guidance"), ("mlp", "convolutions")])

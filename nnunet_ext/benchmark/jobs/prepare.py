@@ -285,4 +285,4 @@ def fingerprint_of_data(space: Workspace, cell: Cell, known: dict[Path, str] | N
 def metrics_fingerprint(space: Workspace) -> str:
     """Hash of how predictions are scored."""
     spec = space.spec
-    return fingerprint.of_metrics(conventions_of(spec), spec.merged, spec.metrics)
+    return fingerprint.of_metrics(conventions_of(spec), spec.merged, spec.metrics, spec.postprocessing)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.jobs.prepare import fingerprint_of_data, metrics_fingerprint
+from nnunet_ext.benchmark.postprocessing import postprocessed
 from nnunet_ext.benchmark.records import (
     METRICS,
     Attempt,
@@ -42,13 +43,13 @@ def evaluate(space: Workspace, cell: Cell) -> None:
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     dataset = require_folder("nnUNet_preprocessed") / cell.dataset
     about = dataset / "dataset.json"
-    tables = {
-        METRICS: score(space.spec, dataset / "gt_segmentations", Path(state["validation"]), about, state["cases"])
-    }
+    references = dataset / "gt_segmentations"
+    with postprocessed(space.spec, Path(state["validation"]), about) as predictions:
+        tables = {METRICS: score(space.spec, references, predictions, about, state["cases"])}
     for test in space.spec.test_sets:
         if test.dataset in (None, cell.dataset):
-            predictions = predictions_folder(folder, test.name)
-            tables[f"test_{test.name}.csv"] = score(space.spec, test.labels, predictions, about, None)
+            with postprocessed(space.spec, predictions_folder(folder, test.name), about) as predictions:
+                tables[f"test_{test.name}.csv"] = score(space.spec, test.labels, predictions, about, None)
     for name, text in tables.items():
         write_text(folder / name, text)
     finish(space, cell, state)
@@ -107,15 +108,16 @@ def usage_of(attempts: dict[int, Attempt], state: dict[str, Any]) -> Usage:
         a.last_epoch - a.first_epoch + 1 for a in every if a.first_epoch is not None and a.last_epoch is not None
     )
     seconds = state.get("seconds_per_epoch")
+    of_members: dict[str, float] = state.get("members", {})
 
     def largest(name: str) -> int | None:
         return max((getattr(a, name) for a in every if getattr(a, name) is not None), default=None)
 
     return Usage(
         attempts=len(attempts),
-        wall_seconds=sum(a.wall_seconds for a in every),
-        cpu_seconds=sum(a.cpu_seconds for a in every),
-        gpu_seconds=sum(a.gpu_seconds for a in every),
+        wall_seconds=sum(a.wall_seconds for a in every) + of_members.get("wall_seconds", 0.0),
+        cpu_seconds=sum(a.cpu_seconds for a in every) + of_members.get("cpu_seconds", 0.0),
+        gpu_seconds=sum(a.gpu_seconds for a in every) + of_members.get("gpu_seconds", 0.0),
         training_seconds=(seconds or 0.0) * epochs,
         epochs=epochs,
         seconds_per_epoch=seconds,

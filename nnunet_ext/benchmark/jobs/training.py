@@ -139,6 +139,11 @@ def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> No
         "cases": sorted(map(str, cases)),
         "validation": str(Path(trainer.output_folder) / "validation"),
     }
+    write_state(folder, state)
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write that a cell is trained, and what is needed of it afterwards."""
     text = json.dumps(state, indent=2) + "\n"
     write_text(folder / STATE, text)
     write_text(folder / TRAINED, text)
@@ -281,7 +286,12 @@ def main(arguments: list[str]) -> int:
         write_text(cell.folder(space.root) / TRAINED, (cell.folder(space.root) / STATE).read_text(encoding="utf-8"))
         return 0
     try:
-        train(space, cell, ledger, stop)
+        if arm_of(space.spec, cell).ensemble:
+            from nnunet_ext.benchmark.jobs.ensemble import ensemble
+
+            ensemble(space, cell, stop)
+        else:
+            train(space, cell, ledger, stop)
     except Stopped:
         print("Stopped as asked; the last whole epoch is saved.", flush=True)
         return STOPPED

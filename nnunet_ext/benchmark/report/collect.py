@@ -172,7 +172,7 @@ def collect(work: Path) -> Results:
     for setting, arm, fold, seed in product(
         specification.settings, specification.arms, specification.folds, specification.seeds
     ):
-        if fold not in arm.folds:
+        if not arm.has(setting, fold):
             continue
         folder, record = _found(work, records, setting, arm, fold, seed)
         used.add(folder)
@@ -191,7 +191,7 @@ def collect(work: Path) -> Results:
             frames["values"] += [frame.assign(**place) for frame in _values(folder)]
             if (folder / CURVES).is_file():
                 frames["curves"].append(_read_file(folder / CURVES, _CURVE_TYPES).assign(**place))
-            else:
+            elif not arm.is_ensemble:
                 without_curves += 1
     notes = []
     if left := len(set(records) - used):

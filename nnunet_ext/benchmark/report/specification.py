@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from nnunet_ext.benchmark import spec
 from nnunet_ext.benchmark.records import SPECIFICATION
-from nnunet_ext.benchmark.spec import MAY_DIFFER, parse
+from nnunet_ext.benchmark.spec import MAY_DIFFER
+from nnunet_ext.benchmark.spec_file import parse
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.metrics import METRICS
 
@@ -52,6 +53,9 @@ class Arm:
         plans: Plans of its own, ``None`` for those of the matrix.
         may_differ: Fields of the fingerprint in which it may differ from the other arms.
         folds: That it is trained in.
+        datasets: That it is trained on, full names.
+        configurations: That it is trained in.
+        is_ensemble: Whether it is of other arms, and not trained.
     """
 
     name: str
@@ -59,6 +63,14 @@ class Arm:
     plans: str | None
     may_differ: frozenset[str]
     folds: tuple[int, ...]
+    datasets: tuple[str, ...]
+    configurations: tuple[str, ...]
+    is_ensemble: bool = False
+
+    def has(self, setting: Setting, fold: int) -> bool:
+        """Whether it is trained there."""
+        chosen = (setting.dataset in self.datasets, setting.configuration in self.configurations, fold in self.folds)
+        return all(chosen)
 
 
 @dataclass(frozen=True)
@@ -141,14 +153,15 @@ class Specification:
         """
         asked = parse(content, SPECIFICATION, Path())
         known = sorted(known_datasets)
+        names = {one.id: one.name or _full_name(one.key, known) for one in asked.datasets}
         made = cls(
             name=asked.name,
             question=asked.question,
             answer=asked.answer,
-            datasets=tuple(dataset.name or _full_name(dataset.key, known) for dataset in asked.datasets),
+            datasets=tuple(names.values()),
             configurations=asked.configurations,
             plans=tuple(plans.name for plans in asked.plans),
-            arms=tuple(_arm(arm, asked.folds) for arm in asked.arms),
+            arms=tuple(_arm(arm, asked, names) for arm in asked.arms),
             folds=asked.folds,
             seeds=asked.seeds,
             metrics=asked.metrics,
@@ -169,10 +182,20 @@ def _full_name(dataset: str, known: list[str]) -> str:
     return next((name for name in known if name.startswith(f"{number}_")), number)
 
 
-def _arm(arm: spec.Arm, folds: tuple[int, ...]) -> Arm:
+def _arm(arm: spec.Arm, asked: spec.Spec, names: Mapping[int, str]) -> Arm:
     # Options of an arm are set through plans of its own.
-    declared = set(MAY_DIFFER) if arm.plans or arm.options else set(arm.differs)
-    return Arm(arm.name, arm.trainer, arm.plans, frozenset(declared), arm.folds or folds)
+    declared = set(MAY_DIFFER) if arm.plans or arm.options or arm.ensemble else set(arm.differs)
+    datasets = tuple(names[number] for number in arm.datasets or names)
+    return Arm(
+        arm.name,
+        arm.trainer,
+        arm.plans,
+        frozenset(declared),
+        arm.folds or asked.folds,
+        datasets,
+        arm.configurations or asked.configurations,
+        bool(arm.ensemble),
+    )
 
 
 def _published(entry: Mapping[str, Any], known: list[str]) -> Published:

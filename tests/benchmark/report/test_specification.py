@@ -33,12 +33,12 @@ def test_what_is_not_said_has_a_default():
 
 
 def test_arms_may_differ_in_what_they_declare():
-    both = frozenset({"plans", "preprocessed"})
+    both, both_datasets = frozenset({"plans", "preprocessed"}), ("Dataset091_X", "Dataset092")
     assert Specification.from_dict(CONTENT).arms == (
-        Arm("stock", "nnUNetTrainer", None, frozenset(), (0, 1)),
-        Arm("options", "A", None, both, (0, 1)),
-        Arm("plans", "A", "OtherPlans", both, (0, 1)),
-        Arm("differs", "B", None, frozenset({"plans"}), (0, 1)),
+        Arm("stock", "nnUNetTrainer", None, frozenset(), (0, 1), both_datasets, ("2d",)),
+        Arm("options", "A", None, both, (0, 1), both_datasets, ("2d",)),
+        Arm("plans", "A", "OtherPlans", both, (0, 1), both_datasets, ("2d",)),
+        Arm("differs", "B", None, frozenset({"plans"}), (0, 1), both_datasets, ("2d",)),
     )
 
 
@@ -48,10 +48,11 @@ def test_printed_numbers():
     assert made.published == (Published("Dataset091_X", "stock", None, "NSD_2mm", 90.0, ""),)
 
 
-def test_an_arm_may_have_folds_of_its_own():
-    arms = {"stock": "nnUNetTrainer", "slow": {"trainer": "A", "folds": [1]}}
+def test_an_arm_may_have_folds_and_datasets_of_its_own():
+    arms = {"stock": "nnUNetTrainer", "slow": {"trainer": "A", "folds": [1], "datasets": [92]}}
     made = Specification.from_dict(CONTENT | {"arms": arms, "seeds": [0, 1, 2]})
     assert (made.cells_of("stock"), made.cells_of("slow")) == (6, 3)
+    assert [arm.datasets for arm in made.arms] == [("Dataset091_X", "Dataset092"), ("Dataset092",)]
 
 
 @pytest.mark.parametrize(
