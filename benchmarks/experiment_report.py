@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import SimpleITK as sitk
+from matplotlib.figure import Figure
 from runs import Run
 from scipy import ndimage
 
+from nnunet_ext.core.figure_style import PALETTE, figure_style
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.folders import evaluate_folders
 from nnunet_ext.evaluation.metrics import metric
@@ -122,18 +124,15 @@ def by_fold(scores: pd.DataFrame) -> list[str]:
     return lines
 
 
+@figure_style()
 def figure(scores: pd.DataFrame, reference: str, file: Path) -> None:
     """Dots: for every label the Dice of each arm minus that of the reference, case by case, with mean and interval."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     arms = [arm for arm in scores["arm"].unique() if arm != reference]
     labels = list(scores["label"].unique())
-    drawing, axes = plt.subplots(figsize=(1.6 + 1.3 * len(labels), 3.2), layout="constrained")
+    drawing = Figure(figsize=(1.6 + 1.3 * len(labels), 3.2), layout="constrained")
+    axes = drawing.subplots()
     for number, arm in enumerate(arms):
-        colour = f"C{number}"
+        colour = PALETTE[number % len(PALETTE)]
         for place, label in enumerate(labels):
             values = paired(scores, arm, reference, label, "Dice")
             difference = (values["arm"] - values["reference"]).to_numpy()
@@ -147,7 +146,6 @@ def figure(scores: pd.DataFrame, reference: str, file: Path) -> None:
     axes.set_ylabel(f"Dice minus {reference}")
     axes.legend(fontsize=8, frameon=False)
     drawing.savefig(file, dpi=90)
-    plt.close(drawing)
 
 
 def write(output: Path, heading: str, answer: str, merged: Mapping[str, Sequence[str]]) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nnunet_ext.core.figure_style import figure_style
 from nnunet_ext.core.masks import bounding_box, join_boxes
 from nnunet_ext.evaluation.reading import Readers, UnreadableError, find_readers, read_label_map, shape_difference
 from nnunet_ext.evaluation.results import Evaluation
@@ -132,6 +133,7 @@ def _worst_slice(ref: npt.NDArray[np.bool_], pred: npt.NDArray[np.bool_]) -> tup
     return 0, int(wrong.sum(axis=(1, 2)).argmax())
 
 
+@figure_style()
 def _draw(
     ref: npt.NDArray[np.bool_],
     pred: npt.NDArray[np.bool_],

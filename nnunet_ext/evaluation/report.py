@@ -11,7 +11,8 @@ import numpy as np
 from markupsafe import Markup
 
 from nnunet_ext import __version__
-from nnunet_ext.evaluation.figures import PALETTE, box_plots, difference_plot
+from nnunet_ext.core.figure_style import PALETTE
+from nnunet_ext.evaluation.figures import box_plots, difference_plot
 from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.overlays import PREDICTION_COLOUR, REFERENCE_COLOUR, Overlay
 from nnunet_ext.evaluation.results import Evaluation
