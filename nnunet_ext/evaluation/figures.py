@@ -137,7 +137,7 @@ def _box(
 
 def _dress(axes: Axes, labels: Sequence[str], title: str) -> None:
     longest = max(map(len, labels))
-    crowded = len(labels) * longest > 60
+    crowded = len(labels) * longest > 46
     axes.set_xticks(
         range(len(labels)), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center", fontsize=8.5
     )

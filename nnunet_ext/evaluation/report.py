@@ -58,7 +58,8 @@ class _Tile:
     detail: str
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Templates of pages, with what they call."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nnunet_ext.evaluation"),
         autoescape=True,
@@ -84,7 +85,7 @@ def evaluation_report(evaluation: Evaluation, overlays: Sequence[Overlay], title
     case_metrics = [metric(n) for n in names]
     rows = {(row["case"], row["label"]): row for row in evaluation.table.to_dict("records")}
     return (
-        _environment()
+        page_environment()
         .get_template("evaluation.html.j2")
         .render(
             title=title,
@@ -122,7 +123,7 @@ def comparison_report(
     labels = [t.name for t in first.targets]
     compared = list(dict.fromkeys(r.metric for r in results))
     return (
-        _environment()
+        page_environment()
         .get_template("comparison.html.j2")
         .render(
             title=title,
