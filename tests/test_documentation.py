@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MOST_LINES, LONGEST_LINE = 120, 200
+LARGEST_PICTURE = 200_000
 STOCK = {"nnUNetTrainer"}
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -87,6 +88,12 @@ def test_links_lead_somewhere(page):
         target = page.parent / name if name else page
         assert target.exists(), link
         assert not heading or heading in anchors(target), link
+
+
+def test_pictures_are_small():
+    pictures = [*(ROOT / "docs").rglob("*.png"), *(ROOT / "docs").rglob("*.svg")]
+    assert pictures
+    assert [picture for picture in pictures if picture.stat().st_size > LARGEST_PICTURE] == []
 
 
 @pages
