@@ -118,10 +118,12 @@ def _plot(table: pd.DataFrame, filename: Path, titles: Mapping[str, str]) -> Non
             axis.grid(color=GRID)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
+        if len(table) == 1:
+            axes[0].set_xlim(table["epoch"].iloc[0] - 0.5, table["epoch"].iloc[0] + 0.5)
         for axis in axes[len(drawn) :]:
             axis.set_visible(False)
         for axis in axes[max(len(drawn) - columns, 0) : len(drawn)]:  # the lowest of each column
             axis.set_xlabel("epoch")
             axis.tick_params(labelbottom=True)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.savefig(filename, dpi=110)

@@ -45,6 +45,19 @@ def test_terms_of_a_kind_share_a_panel():
     assert panels(["rib_1: prior", "rib_2: prior"]) == {n: {"prior": f"{n}: prior"} for n in ("rib_1", "rib_2")}
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 7, 1000])
+def test_ticks_are_epochs(tmp_path, monkeypatch, epochs):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    curves = LossCurves()
+    for epoch in range(epochs):
+        curves.log(epoch, {"a": epoch, "b": epoch})
+    curves.write(tmp_path)
+    low, high = drawn[0].axes[0].get_xlim()
+    ticks = [tick for tick in drawn[0].axes[0].get_xticks() if low <= tick <= high]
+    assert ticks and all(tick == round(tick) for tick in ticks)
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 9, 17])
 def test_nothing_is_cut_whatever_nnunet_has_set_before(tmp_path, monkeypatch, number):
     drawn = []
