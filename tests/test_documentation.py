@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nnunet_ext.plugin.registry import TRAINERS
 from nnunet_ext.training.run_length import strip_run_length
@@ -48,6 +49,17 @@ def test_links_lead_somewhere(page):
         target = page.parent / name if name else page
         assert target.exists(), link
         assert not heading or heading in anchors(target), link
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda file: file.stem)
+def test_issue_templates_are_forms(file):
+    form = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if file.stem == "config":
+        assert form == {"blank_issues_enabled": True}
+        return
+    assert {"name", "description", "labels", "body"} == set(form)
+    assert [field["id"] for field in form["body"]] and all(field["attributes"]["label"] for field in form["body"])
+    assert any(field.get("validations", {}).get("required") for field in form["body"])
 
 
 def test_pictures_are_small():
