@@ -221,7 +221,7 @@ def times() -> dict[str, str]:
 def memories() -> dict[str, str]:
     """Peak of all tensors relative to stock nnU-Net, as it is shown, by trainer."""
     trainers = json.loads((RESULTS / MEMORY).read_text(encoding="utf-8"))["trainers"]
-    return {name: f"{values['ratio']:.2f}" for name, values in trainers.items() if name in TRAINERS}
+    return {name: f"{values['ratio']:g}" for name, values in trainers.items() if name in TRAINERS}
 
 
 def pages_of_trainers() -> dict[str, str]:
