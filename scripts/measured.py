@@ -141,7 +141,10 @@ def measured(name: str) -> tuple[Measured, ...]:
     found: list[Measured] = []
     if file.suffix == ".json":
         tensors = MEMORY_QUANTITY if name == MEMORY else ""
-        found += [replace(each, quantity=tensors or each.quantity) for each in _of_json(json.loads(file.read_text()))]
+        found += [
+            replace(each, quantity=tensors or each.quantity)
+            for each in _of_json(json.loads(file.read_text(encoding="utf-8")))
+        ]
     elif file.suffix == ".md":
         found += _of_markdown(file.read_text(encoding="utf-8"))
     if file.with_suffix(".csv").is_file() and file.suffix in (".md", ".csv"):

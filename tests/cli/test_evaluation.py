@@ -91,12 +91,14 @@ def test_pictures_have_the_images_of_the_raw_dataset(tmp_path, monkeypatch):
 
     done = invoke("evaluate", *options, copied)
     assert "name their folder with --images" in done.output
-    assert "image not found" in (tmp_path / "predicted" / "evaluation" / "report.html").read_text()
+    assert "image not found" in (tmp_path / "predicted" / "evaluation" / "report.html").read_text(encoding="utf-8")
     for more in ((raw / "dataset.json",), (copied, "--images", raw / "imagesTr")):
         done = invoke("evaluate", *options, *more)
         assert done.exit_code == 0, done.output
         assert "--images" not in done.output
-        assert "image not found" not in (tmp_path / "predicted" / "evaluation" / "report.html").read_text()
+        assert "image not found" not in (tmp_path / "predicted" / "evaluation" / "report.html").read_text(
+            encoding="utf-8"
+        )
     done = invoke("evaluate", *options, copied, "--images", tmp_path / "nowhere")
     assert done.exit_code == 1 and "--images" in str(done.exception)
 

@@ -25,10 +25,10 @@ def preview(*arguments):
 def test_a_page_of_a_dataset(raw, tmp_path):
     done = preview("-d", 7, "-np", 1)
     assert done.exit_code == 0, done.output
-    assert "case_1" in (tmp_path / f"preview_{NAME}.html").read_text()
+    assert "case_1" in (tmp_path / f"preview_{NAME}.html").read_text(encoding="utf-8")
     assert f"2 cases of {NAME}" in done.output
     assert preview("-d", NAME, "-np", 1, "-n", 1, "-o", tmp_path / "new" / "page.html").exit_code == 0
-    assert "case_1</b>" not in (tmp_path / "new" / "page.html").read_text()
+    assert "case_1</b>" not in (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("arguments", "said"), [(("-d", 8), "no dataset 8"), (("-d", 7, "-o", "."), "is a folder")])
@@ -43,4 +43,4 @@ def test_cases_that_cannot_be_shown_are_named_after_the_page_is_written(raw, tmp
     done = preview("-d", 7, "-np", 1)
     assert done.exit_code == 1
     assert "1 of 2 cases cannot be shown" in str(done.exception) and "case_0.nii.gz" in str(done.exception)
-    assert "case_1</b>" in (tmp_path / f"preview_{NAME}.html").read_text()
+    assert "case_1</b>" in (tmp_path / f"preview_{NAME}.html").read_text(encoding="utf-8")
