@@ -1,14 +1,11 @@
-"""What the documentation names is there: files, headings, commands with their options, trainers, measured numbers."""
+"""What the documentation names is there: files, headings, trainers, measured numbers."""
 
-import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-import typer
+import yaml
 
-from nnunet_ext.cli.app import app
 from nnunet_ext.plugin.registry import TRAINERS
 from nnunet_ext.training.run_length import strip_run_length
 
@@ -16,11 +13,11 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MOST_LINES, LONGEST_LINE = 120, 200
+LARGEST_PICTURE = 200_000
 STOCK = {"nnUNetTrainer"}
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_COMMAND = re.compile(r"(?:^|[;&|(]\s*)(?:\w+=\S*\s+)*(?:nnunet-ext|python -m nnunet_ext) (.*)")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -34,42 +31,6 @@ def anchors(page):
     """What a link to a heading of the page is called on GitHub."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def shell_lines(page):
-    for language, block in _FENCE.findall(page.read_text(encoding="utf-8")):
-        if language in ("bash", "sh", "console"):
-            yield from block.replace("\\\n", " ").splitlines()
-
-
-def commands(page):
-    """Arguments of each command line of ours, in blocks and between single backticks."""
-    inline = re.findall(r"`([^`\n]+)`", prose(page))
-    for line in [*shell_lines(page), *inline]:
-        if found := _COMMAND.search(line):
-            yield shlex.split(re.split(r"[;&|)]", found[1])[0], comments=True)
-
-
-def parse(arguments):
-    """Parse a command line by the real application; names in capitals stand for what the user puts there.
-
-    Raises:
-        LookupError: there is no such command.
-        Exception: click's, for options that the command does not have.
-    """
-    command, rest = typer.main.get_command(app), list(arguments)
-    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        if name.isupper():
-            command = next(iter(command.commands.values()))
-        elif name in command.commands:
-            command = command.commands[name]
-        else:
-            raise LookupError(f"no command {name}")
-    context = command.context_class(command, info_name="nnunet-ext")
-    context.help_option_names = ["-h", "--help"]
-    _, left, _ = command.make_parser(context).parse_args(rest)
-    assert not left, f"arguments too many: {left}"
 
 
 def test_the_readme_is_a_front_page():
@@ -89,24 +50,21 @@ def test_links_lead_somewhere(page):
         assert not heading or heading in anchors(target), link
 
 
-@pages
-def test_commands_are_those_of_the_application(page):
-    for arguments in commands(page):
-        try:
-            parse(arguments)
-        except Exception as error:
-            pytest.fail(f"nnunet-ext {' '.join(arguments)}: {error}")
+@pytest.mark.parametrize("file", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda file: file.stem)
+def test_issue_templates_are_forms(file):
+    form = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if file.stem == "config":
+        assert form == {"blank_issues_enabled": True}
+        return
+    assert {"name", "description", "labels", "body"} == set(form)
+    assert [field["id"] for field in form["body"]] and all(field["attributes"]["label"] for field in form["body"])
+    assert any(field.get("validations", {}).get("required") for field in form["body"])
 
 
-@pytest.mark.parametrize("wrong", ["evalute a b", "convert mds x", "options --sett a=1", "evaluate a b c"])
-def test_a_wrong_command_is_noticed(wrong):
-    with pytest.raises(Exception, match=r"no command|No such option|too many"):
-        parse(shlex.split(wrong))
-
-
-def test_commands_are_found():
-    found = [arguments[0] for page in PAGES for arguments in commands(page) if arguments]
-    assert {"convert", "evaluate", "compare", "options", "preprocess-unlabelled", "doctor", "path"} <= set(found)
+def test_pictures_are_small():
+    pictures = [*(ROOT / "docs").rglob("*.png"), *(ROOT / "docs").rglob("*.svg")]
+    assert pictures
+    assert [picture for picture in pictures if picture.stat().st_size > LARGEST_PICTURE] == []
 
 
 @pages
@@ -127,11 +85,10 @@ def rows():
 
 
 def test_every_trainer_is_in_the_readme_with_its_measured_cost_and_gain():
+    """What was measured, in ``test_measured.py``."""
     table = dict(rows())
     assert set(table) == set(TRAINERS)
-    memory = json.loads((ROOT / "benchmarks/results/tensor_memory.json").read_text())["trainers"]
-    for name, (_, _, time, peak, gain, page) in table.items():
+    for name, (_, _, time, _, gain, page) in table.items():
         assert time.partition(" ")[0] == TRAINERS[name].time, name
         assert gain == TRAINERS[name].gain, name
-        assert peak == (f"{memory[name]['ratio']:g}" if name in memory else "-"), name
         assert name.removeprefix("nnUNetTrainer") in (ROOT / _LINK.findall(page)[0]).read_text(encoding="utf-8")

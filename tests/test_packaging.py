@@ -56,5 +56,13 @@ def test_the_source_distribution_holds_what_its_tests_need(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as content:
         names = {name.partition("/")[2] for name in content.getnames()}
-    for name in ("pyproject.toml", "README.md", "mkdocs.yml", "tests/conftest.py", "scripts/test.sh", "docs/how-to.md"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "mkdocs.yml",
+        "tests/conftest.py",
+        "scripts/test.sh",
+        "docs/how-to.md",
+        "examples/own_trainer.py",
+    ):
         assert name in names

@@ -14,6 +14,7 @@ from nnunet_ext.cli.benchmark import app as benchmark_app
 
 _ORDER = (
     "convert",
+    "preview",
     "preprocess-unlabelled",
     "views",
     "trainers",
@@ -112,7 +113,8 @@ def evaluate(
         list[float] | None, typer.Option(metavar="MM", help="Surface Dice tolerance in mm; may be repeated.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Images for the pictures; default: images* beside labels*.")
+        Path | None,
+        typer.Option(help="Folder of images for the pictures; default: images* beside labels*, or of the raw dataset."),
     ] = None,
     worst: Annotated[int, typer.Option(min=0, metavar="N", help="Number of worst cases pictured.")] = 8,
     report: Annotated[bool, typer.Option("--report/--no-report", metavar="", help="Write report.html.")] = True,
@@ -166,6 +168,31 @@ def compare(
     from nnunet_ext.cli.evaluation import named_folders, run_compare
 
     run_compare(named_folders(results), output, metrics.split(","), all_pairs=all_pairs, common=common, seed=seed)
+
+
+@app.command(rich_help_panel="Data")
+def preview(
+    dataset: Annotated[str, typer.Option("-d", help="Number or name of the dataset.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("-o", metavar="FILE", help="Default: preview_DATASET.html in this folder.")
+    ] = None,
+    most: Annotated[
+        int, typer.Option("-n", min=1, metavar="N", help="Cases at most, chosen evenly from first to last.")
+    ] = 200,
+    processes: Annotated[
+        int | None, typer.Option("-np", min=1, metavar="N", help="Processes; default: cores, at most 8.")
+    ] = None,
+) -> None:
+    """Show a raw dataset on one page: of each case the slice with most foreground, with contours of its labels.
+
+    Look at the data before you train. Cases that cannot be read are named, with exit code 1.
+
+    Example: nnunet-ext preview -d 4
+    """
+    from nnunet_ext.cli.evaluation import default_processes
+    from nnunet_ext.cli.preview import run_preview
+
+    run_preview(dataset, output, most, processes or default_processes())
 
 
 @app.command("preprocess-unlabelled", rich_help_panel="Data")
@@ -356,7 +383,7 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything that is made.")] = Path("demo"),
     trainer: Annotated[str, typer.Option("-tr", help="Trainer, with its run length.")] = DEMO_TRAINER,
 ) -> None:
-    """Run the whole of nnU-Net once, small: convert, plan, train, predict, evaluate, show.
+    """Run the whole of nnU-Net once, small: convert, look, plan, train, predict, evaluate, show.
 
     The commands are shown as they run, for you to use on your own data.
     """

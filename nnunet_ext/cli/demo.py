@@ -59,6 +59,11 @@ class Workspace:
         return self.root / "nnUNet_raw" / self.name
 
     @property
+    def preview(self) -> Path:
+        """The page that shows the dataset."""
+        return self.root / "preview.html"
+
+    @property
     def preprocessed(self) -> Path:
         """The preprocessed dataset."""
         return self.root / "nnUNet_preprocessed" / self.name
@@ -93,7 +98,7 @@ class Workspace:
 
 
 def run_demo(task: Path | None, output: Path, trainer: str) -> None:
-    """Convert, plan, preprocess, train, predict, evaluate and draw, in ``output``.
+    """Convert, look, plan, preprocess, train, predict, evaluate and draw, in ``output``.
 
     Args:
         task: folder of a Decathlon task; ``None`` for the synthetic abdomen.
@@ -118,6 +123,7 @@ def run_demo(task: Path | None, output: Path, trainer: str) -> None:
     if hidden_labels is not None:
         _write_phantom(source, hidden_labels)
     _convert(work, source)
+    _look(work)
     _plan(work)
     _train(work)
     _predict(work)
@@ -126,6 +132,7 @@ def run_demo(task: Path | None, output: Path, trainer: str) -> None:
 
     _console.rule("Done")
     results = {
+        "data": work.preview,
         "model": work.model,
         "curves": work.model / "fold_0" / "progress.png",
         "loss terms": work.model / "fold_0" / "loss_terms.png",
@@ -204,9 +211,13 @@ def _convert(work: Workspace, source: Path) -> None:
         _run(title, work, ["nnunet-ext", "convert", "msd", source])
 
 
+def _look(work: Workspace) -> None:
+    _run("3. Look at the data", work, ["nnunet-ext", "preview", "-d", work.id, "-o", work.preview])
+
+
 def _plan(work: Workspace) -> None:
     """Plan and preprocess; then, from nnU-Net's plans, plans with a network that a CPU can train."""
-    title = "3. Plan and preprocess"
+    title = "4. Plan and preprocess"
     small = work.preprocessed / f"{PLANS}.json"
     if small.exists():
         _skip(title, small)
@@ -224,7 +235,7 @@ def _plan(work: Workspace) -> None:
 
 
 def _train(work: Workspace) -> None:
-    title = "4. Train fold 0"
+    title = "5. Train fold 0"
     fold = work.model / "fold_0"
     if (fold / "validation" / "summary.json").exists():
         _skip(title, work.model)
@@ -236,7 +247,7 @@ def _train(work: Workspace) -> None:
 def _predict(work: Workspace) -> None:
     command = ["nnUNetv2_predict", "-i", work.raw / "imagesTs", "-o", work.predictions, "-d", work.id]
     options = ["-c", CONFIGURATION, "-f", "0", "-tr", work.trainer, "-p", PLANS, "-device", work.device]
-    _run("5. Predict the test cases", work, [*command, *options, "-npp", "1", "-nps", "1"])
+    _run("6. Predict the test cases", work, [*command, *options, "-npp", "1", "-nps", "1"])
 
 
 def _evaluate(work: Workspace, hidden_labels: Path | None) -> None:
@@ -245,7 +256,7 @@ def _evaluate(work: Workspace, hidden_labels: Path | None) -> None:
     if hidden_labels is not None:
         which, reference, predicted = "test", hidden_labels, work.predictions
     command = ["nnunet-ext", "evaluate", reference, predicted, "-djfile", work.raw / "dataset.json"]
-    _run(f"6. Evaluate the {which} cases", work, [*command, "-o", work.evaluation])
+    _run(f"7. Evaluate the {which} cases", work, [*command, "-o", work.evaluation])
 
 
 def _draw(work: Workspace, hidden_labels: Path | None) -> bool:

@@ -19,8 +19,9 @@ from nnunet_ext.core.files import write_together
 from nnunet_ext.evaluation import report, statistics, tables
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.folders import evaluate_folders, find_dataset_json
+from nnunet_ext.evaluation.images import raw_folders
 from nnunet_ext.evaluation.metrics import Metric, metric
-from nnunet_ext.evaluation.overlays import worst_overlays
+from nnunet_ext.evaluation.overlays import NOT_FOUND, Overlay, worst_overlays
 from nnunet_ext.evaluation.results import Evaluation
 from nnunet_ext.evaluation.targets import read_dataset_json
 from nnunet_ext.evaluation.worker import Matching
@@ -70,10 +71,12 @@ def run_evaluate(
         UserError: See :func:`~nnunet_ext.evaluation.folders.evaluate_folders`.
     """
     console = Console()
+    if images_dir is not None and not images_dir.is_dir():
+        raise UserError(f"the folder of images {images_dir} does not exist; mend --images or leave it out")
     dataset_json_file = dataset_json_file or find_dataset_json(reference_dir, prediction_dir)
     dataset_json = read_dataset_json(dataset_json_file)
     output = output or prediction_dir / "evaluation"
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("Evaluating", total=None)
         evaluation = evaluate_folders(
             reference_dir,
@@ -91,13 +94,18 @@ def run_evaluate(
             ),
         )
     evaluation.save(output)
+    overlays: list[Overlay] = []
     written = ["summary.json", "metrics.csv"]
     if write_report:
-        overlays = worst_overlays(evaluation, dataset_json, images_dir, "Dice", n_worst)
+        raw = raw_folders([dataset_json_file, reference_dir, prediction_dir])
+        overlays = worst_overlays(evaluation, dataset_json, images_dir, "Dice", n_worst, raw)
         title = str(dataset_json.get("name") or prediction_dir.resolve().name)
         write_together(output, {"report.html": report.evaluation_report(evaluation, overlays, title)})
         written.append("report.html")
     _show_evaluation(console, evaluation)
+    if any(NOT_FOUND in overlay.caption for overlay in overlays):
+        hint = "Images for pictures of the report were not found: name their folder with --images."
+        console.print(Text(hint, style="yellow"), soft_wrap=True)
     console.print(Text(f"Written to {output}: {', '.join(written)}"), soft_wrap=True)
     return evaluation
 
@@ -151,7 +159,8 @@ def named_folders(arguments: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """A bar with the number of cases, gone when all are done."""
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -8,34 +8,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from nnunet_ext.core.figure_style import GRID, MUTED, PALETTE, figure_style
 from nnunet_ext.evaluation.metrics import metric
 from nnunet_ext.evaluation.results import Evaluation
 from nnunet_ext.evaluation.statistics import PairedResult
 from nnunet_ext.evaluation.tables import class_name, column_head
 
-# Colours that stay apart for colour-blind readers.
-PALETTE = ("#0f766e", "#d97706", "#4f46e5", "#be123c", "#0369a1", "#65a30d", "#a21caf", "#57534e")
-INK, MUTED, GRID = "#1f2937", "#6b7280", "#e5e7eb"
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    # Text stays text: the browser sets it in the font of the page.
-    "svg.fonttype": "none",
-    "svg.hashsalt": "nnunet-ext",
-    # A name with two dollar signs is a name, not a formula.
-    "text.parse_math": False,
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-}
 _SQUEEZE = 3.0  # how much longer than the bulk of the values the axis may be
 _CROWD = 250  # points beyond which a cloud hides more than it shows
 
@@ -58,7 +42,7 @@ def box_plots(
     several = len(models) > 1
     n_boxes = len(labels) * len(models)
     width = min(12.0, max(3.6, 1.4 + 0.34 * n_boxes))
-    with mpl.rc_context(STYLE):
+    with figure_style():
         figure = Figure(figsize=(width, 2.9), layout="constrained")
         axes = figure.add_subplot()
         tips: list[str] = []
@@ -153,7 +137,7 @@ def _box(
 
 def _dress(axes: Axes, labels: Sequence[str], title: str) -> None:
     longest = max(map(len, labels))
-    crowded = len(labels) * longest > 60
+    crowded = len(labels) * longest > 46
     axes.set_xticks(
         range(len(labels)), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center", fontsize=8.5
     )
@@ -177,7 +161,7 @@ def difference_plot(results: Sequence[PairedResult], name: str, identifier: str)
     described = metric(name)
     drawn = [r for r in results if np.isfinite([r.difference, r.low, r.high]).all()]
     several = len({(r.first, r.second) for r in results}) > 1
-    with mpl.rc_context(STYLE):
+    with figure_style():
         figure = Figure(figsize=(4.8, 0.8 + 0.32 * max(1, len(drawn))), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=MUTED, linewidth=0.9)
@@ -207,7 +191,7 @@ def svg_text(figure: Figure, description: str, identifier: str) -> str:
     """The figure as an SVG element for a page: the same bytes every time, ids unique in the page.
 
     Args:
-        figure: Drawn under :data:`STYLE`.
+        figure: Drawn under :func:`~nnunet_ext.core.figure_style.figure_style`.
         description: What a screen reader says.
         identifier: Prefix of element ids, unique in the page.
     """

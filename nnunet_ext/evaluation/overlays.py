@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from nnunet_ext.core.masks import bounding_box, join_boxes
+from nnunet_ext.evaluation.images import channel_names, find_image, grey_values, read_channels
 from nnunet_ext.evaluation.reading import Readers, UnreadableError, find_readers, read_label_map, shape_difference
 from nnunet_ext.evaluation.results import Evaluation
+from nnunet_ext.evaluation.slices import contour_picture, view_of
 from nnunet_ext.evaluation.targets import Target
 from nnunet_ext.evaluation.worker import MISSED
 
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#22d3ee", "#fb923c"
-_CT_WINDOW = (-160.0, 240.0)  # Hounsfield units, soft tissue
-_PLANES = ("axial", "coronal", "sagittal")
+NOT_FOUND = "image not found"
 
 
 @dataclass(frozen=True)
@@ -43,41 +40,37 @@ class Overlay:
 
 
 def worst_overlays(
-    evaluation: Evaluation, dataset_json: Mapping[str, Any], images_dir: Path | None, name: str, n: int
+    evaluation: Evaluation,
+    dataset_json: Mapping[str, Any],
+    images_dir: Path | None,
+    name: str,
+    n: int,
+    raw: Sequence[Path] = (),
 ) -> list[Overlay]:
     """Overlays of the ``n`` worst pairs of case and class.
 
     Args:
         evaluation: The result; its files must still be in place.
         dataset_json: Content of ``dataset.json``.
-        images_dir: Folder of images; by default the ``images*`` folder beside ``labels*``.
+        images_dir: Folder of images; by default see :func:`~nnunet_ext.evaluation.images.find_image`.
         name: Metric that decides what is worst.
         n: Number of pictures.
+        raw: Raw datasets to look for images in, see :func:`~nnunet_ext.evaluation.images.raw_folders`.
     """
     targets = {t.name: t for t in evaluation.targets}
     files = {case["case"]: case for case in evaluation.cases}
     return [
-        _overlay(files[row["case"]], targets[row["label"]], dataset_json, images_dir)
+        _overlay(files[row["case"]], targets[row["label"]], dataset_json, images_dir, raw)
         for _, row in evaluation.worst(name, n).iterrows()
     ]
 
 
-def find_image(
-    case: str, reference: Path, dataset_json: Mapping[str, Any], images_dir: Path | None = None
-) -> Path | None:
-    """First channel of a case: named in ``dataset.json`` or in the images folder, else None."""
-    ending = dataset_json["file_ending"]
-    named: Any = dataset_json
-    for key in ("dataset", case, "images"):
-        named = named.get(key) if isinstance(named, Mapping) else None
-    candidates = [Path(named[0])] if isinstance(named, list) and named and isinstance(named[0], str) else []
-    folder = images_dir or reference.parent.with_name(reference.parent.name.replace("labels", "images"))
-    candidates += [reference.parent.parent / c for c in candidates] + [folder / f"{case}_0000{ending}"]
-    return next((c for c in candidates if c.is_file() and c != reference), None)
-
-
 def _overlay(
-    case: Mapping[str, Any], target: Target, dataset_json: Mapping[str, Any], images_dir: Path | None
+    case: Mapping[str, Any],
+    target: Target,
+    dataset_json: Mapping[str, Any],
+    images_dir: Path | None,
+    raw: Sequence[Path],
 ) -> Overlay:
     reference_file, prediction_file = Path(case["reference_file"]), Path(case["prediction_file"])
     readers = find_readers(dataset_json)
@@ -93,11 +86,16 @@ def _overlay(
         return Overlay(case["case"], target.name, f"Nothing to draw: {case['note'] or difference}", "")
     ref = np.isin(reference.array, target.members)
     pred = np.isin(prediction.array, target.members)
-    image, source = _image(case["case"], reference_file, dataset_json, images_dir, readers, ref.shape)
-    plane, index = _worst_slice(ref, pred)
-    data = _draw(ref, pred, image, reference.spacing, plane, index)
-    where = _PLANES[plane] if not reference.flat else "image"
-    return Overlay(case["case"], target.name, f"{where} slice {index + 1} of {ref.shape[plane]}{source}", data)
+    image, source = _image(case["case"], reference_file, dataset_json, images_dir, raw, readers, ref.shape)
+    index, view = _worst_slice(ref, pred), view_of(reference)
+    channel = next(iter(channel_names(dataset_json)), "")
+    data = _draw(
+        view.turned(ref[index]),
+        view.turned(pred[index]),
+        None if image is None else view.turned(grey_values(image[index], channel)),
+        view.spacing(reference.spacing),
+    )
+    return Overlay(case["case"], target.name, f"{view.plane} slice {index + 1} of {len(ref)}{source}", data)
 
 
 def _image(
@@ -105,64 +103,45 @@ def _image(
     reference: Path,
     dataset_json: Mapping[str, Any],
     images_dir: Path | None,
+    raw: Sequence[Path],
     readers: Readers,
     shape: tuple[int, ...],
 ) -> tuple[npt.NDArray[np.floating] | None, str]:
-    """Image scaled to [0, 1], or None and why."""
-    path = find_image(case, reference, dataset_json, images_dir)
+    """First channel, or None and why."""
+    path = find_image(case, reference, dataset_json, images_dir, raw)
     if path is None:
-        return None, ", image not found"
+        return None, f", {NOT_FOUND}"
     try:
-        image = readers.of(path)[0]().read_images([str(path)])[0][0]
-    except Exception as error:  # a picture less must not cost the report; the caption says so
-        return None, f", image unreadable ({type(error).__name__})"
+        image = read_channels([path], readers)[0]
+    except UnreadableError:  # a picture less must not cost the report; the caption says so
+        return None, f", image unreadable ({path.name})"
     if image.shape != shape:
         return None, ", image of another shape"
-    channels = dataset_json.get("channel_names")
-    channel = next(iter(channels.values()), "") if isinstance(channels, Mapping) else ""
-    low, high = _CT_WINDOW if str(channel).upper() == "CT" else np.percentile(image, (1, 99))
-    return np.clip((image - low) / max(high - low, 1e-6), 0, 1), ""
+    return image, ""
 
 
-def _worst_slice(ref: npt.NDArray[np.bool_], pred: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """Axis and index of the slice with the most wrong voxels; axial unless the image is a single slice."""
+def _worst_slice(ref: npt.NDArray[np.bool_], pred: npt.NDArray[np.bool_]) -> int:
+    """Index of the slice with the most wrong voxels."""
     wrong = ref ^ pred
     if not wrong.any():
         wrong = ref
-    return 0, int(wrong.sum(axis=(1, 2)).argmax())
+    return int(wrong.sum(axis=(1, 2)).argmax())
 
 
 def _draw(
     ref: npt.NDArray[np.bool_],
     pred: npt.NDArray[np.bool_],
     image: npt.NDArray[np.floating] | None,
-    spacing: tuple[float, ...],
-    plane: int,
-    index: int,
+    spacing: tuple[float, float],
 ) -> str:
-    cut = tuple(index if axis == plane else slice(None) for axis in range(3))
-    rows, columns = (axis for axis in range(3) if axis != plane)
-    boxes = [b for b in (bounding_box(mask[cut]) for mask in (ref, pred)) if b is not None]
+    """Contours in a slice, cut out around both."""
+    boxes = [b for b in (bounding_box(mask) for mask in (ref, pred)) if b is not None]
     box = boxes[0] if len(boxes) == 1 else join_boxes(*boxes)
     # A margin of a third of the object, and at least 20 mm, shows where in the body it lies.
     shown = []
-    for s, axis in zip(box, (rows, columns), strict=True):
-        margin = int(max((s.stop - s.start) / 3, 20 / spacing[axis]))
-        shown.append(slice(max(s.start - margin, 0), min(s.stop + margin, ref.shape[axis])))
-    view = tuple(shown)
-    r, p = ref[cut][view], pred[cut][view]
-    height, width = r.shape[0] * spacing[rows], r.shape[1] * spacing[columns]
-    figure = Figure(figsize=(3.4, 3.4 * min(max(height / width, 0.6), 1.5)), dpi=130, facecolor="black")
-    axes = figure.add_axes((0, 0, 1, 1))
-    background = np.full(r.shape, 0.12) if image is None else image[cut][view]
-    extent = (0.0, width, height, 0.0)
-    axes.imshow(background, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="bilinear")
-    x = (np.arange(r.shape[1]) + 0.5) * spacing[columns]
-    y = (np.arange(r.shape[0]) + 0.5) * spacing[rows]
-    for mask, colour in ((r, REFERENCE_COLOUR), (p, PREDICTION_COLOUR)):
-        if mask.any() and min(mask.shape) > 1:
-            axes.contour(x, y, mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.6)
-    axes.set_axis_off()
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    for s, size, step in zip(box, ref.shape, spacing, strict=True):
+        margin = int(max((s.stop - s.start) / 3, 20 / step))
+        shown.append(slice(max(s.start - margin, 0), min(s.stop + margin, size)))
+    cut = tuple(shown)
+    background = np.full(ref.shape, 0.12) if image is None else image
+    return contour_picture(background[cut], [(ref[cut], REFERENCE_COLOUR), (pred[cut], PREDICTION_COLOUR)], spacing)

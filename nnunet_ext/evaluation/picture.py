@@ -13,7 +13,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from nnunet_ext.core.figure_style import figure_style
 
+
+@figure_style()
 def draw_prediction(
     image: npt.NDArray[np.floating],
     prediction: npt.NDArray[np.integer],

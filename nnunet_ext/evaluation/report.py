@@ -11,7 +11,8 @@ import numpy as np
 from markupsafe import Markup
 
 from nnunet_ext import __version__
-from nnunet_ext.evaluation.figures import PALETTE, box_plots, difference_plot
+from nnunet_ext.core.figure_style import PALETTE
+from nnunet_ext.evaluation.figures import box_plots, difference_plot
 from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.overlays import PREDICTION_COLOUR, REFERENCE_COLOUR, Overlay
 from nnunet_ext.evaluation.results import Evaluation
@@ -57,7 +58,8 @@ class _Tile:
     detail: str
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Templates of pages, with what they call."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nnunet_ext.evaluation"),
         autoescape=True,
@@ -83,7 +85,7 @@ def evaluation_report(evaluation: Evaluation, overlays: Sequence[Overlay], title
     case_metrics = [metric(n) for n in names]
     rows = {(row["case"], row["label"]): row for row in evaluation.table.to_dict("records")}
     return (
-        _environment()
+        page_environment()
         .get_template("evaluation.html.j2")
         .render(
             title=title,
@@ -121,7 +123,7 @@ def comparison_report(
     labels = [t.name for t in first.targets]
     compared = list(dict.fromkeys(r.metric for r in results))
     return (
-        _environment()
+        page_environment()
         .get_template("comparison.html.j2")
         .render(
             title=title,

@@ -10,7 +10,7 @@ A 3D patch is run slice by slice along its first axis, each slice with its two n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -143,6 +143,13 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
 
     options_class: type[Options] = CoarseToFineOptions
     options: CoarseToFineOptions
+    curve_titles: Mapping[str, str] = {
+        "coarse": "coarse network: Dice + CE",
+        "region": "region: Dice + CE",
+        "fusion": "fusion: Dice + CE",
+        "boundary": "boundary loss",
+        "pixel": "CE at uncertain points",
+    }
     distance_maps = AddSliceDistanceMaps
 
     _starts_from_imagenet: bool = True

@@ -8,6 +8,7 @@ are in ``coarse_to_fine.py``.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,6 +82,11 @@ class nnUNetTrainerMLL(RegionLossTrainer):
 
     options_class: type[Options] = MLLOptions
     options: MLLOptions
+    curve_titles: Mapping[str, str] = {
+        "region": "region: Dice + CE",
+        "boundary": "boundary loss",
+        "pixel": "CE at uncertain points",
+    }
     # The transform that adds them to the targets.
     distance_maps: type[AddDistanceMaps] = AddDistanceMaps
 

@@ -6,7 +6,7 @@ Source: Zhou et al., "Prior-aware Neural Network for partially-supervised multi-
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,6 +85,12 @@ class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
 
     options_class: type[Options] = PaNNOptions
     options: PaNNOptions
+    curve_titles: Mapping[str, str] = {
+        "J_L": "fully labelled cases (J_L)",
+        "J_P": "partially labelled cases (J_P)",
+        "J_C": "prior (J_C)",
+        "pseudo-labels": "share of pseudo-labelled voxels",
+    }
 
     _teacher: Teacher | None = None
     _duals: DualVariables | None = None

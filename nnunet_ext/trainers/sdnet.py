@@ -7,6 +7,7 @@ tomography (CT) images", 2024.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,6 +92,12 @@ class nnUNetTrainerSDNet(DualTrainer):
 
     options_class: type[Options] = SDNetOptions
     options: SDNetOptions
+    curve_titles: Mapping[str, str] = {
+        "difference": "squared error where the networks differ",
+        "difference region": "share of voxels where they differ",
+        "first teaches": "share of steps in which the first teaches",
+        "unlabelled": "unlabelled images",
+    }
 
     dataloader_train: Any
     _resumed_unlabelled_states: dict[str, Any] | None = None

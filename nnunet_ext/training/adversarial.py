@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,6 +57,13 @@ class AdversarialTrainer(RegionLossTrainer):
 
     options_class: type[Options] = AdversarialOptions
     options: AdversarialOptions
+    curve_titles: Mapping[str, str] = {
+        "basic": "Dice + CE",
+        "discriminator": "loss of the discriminator",
+        "adversarial": "adversarial loss",
+        "probability_real": "truth: probability of being real",
+        "probability_fake": "prediction: probability of being real",
+    }
 
     def check_supported(self) -> None:
         """Every discriminated output must exist."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class ExtendedTrainer(nnUNetTrainer):
 
     # ---- what a derived trainer overrides ----
 
+    # What panels of loss_terms.png are called, where the name of the term is too short.
+    curve_titles: Mapping[str, str] = {"basic": "Dice + CE"}
     # Says which options there are; `options` are of this class.
     options_class: type[Options] = Options
     options: Options
@@ -260,7 +262,7 @@ class ExtendedTrainer(nnUNetTrainer):
         """Save and plot as stock nnU-Net does, and plot the loss terms."""
         super().on_epoch_end()
         if self.local_rank == 0:
-            self.loss_curves.write(self.output_folder)
+            self.loss_curves.write(self.output_folder, self.curve_titles)
 
     # ---- checkpoints ----
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+AS_THEY_ARE = ("LICENSE", "CITATION.cff")  # files beside the pages
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
@@ -25,6 +26,10 @@ def site_path(file: str, copied: Mapping[str, str]) -> str | None:
     path = PurePosixPath(file)
     if file in copied:
         return copied[file]
+    if path.parts[0] == "examples":
+        return "examples.md"
+    if file in AS_THEY_ARE:
+        return file
     if path.parts[:2] == ("benchmarks", "results"):
         return "/".join(path.parts[1:])
     return "/".join(path.parts[1:]) if path.parts[:1] == ("docs",) else None

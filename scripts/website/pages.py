@@ -66,6 +66,14 @@ def options_page() -> str:
     return "".join(parts)
 
 
+def examples_page() -> str:
+    """Every file of ``examples``."""
+    parts = ["# Examples\n\nFiles of the folder `examples`, which the tests run.\n"]
+    for file in sorted((ROOT / "examples").glob("*.py")):
+        parts.append(f"\n## {file.stem.replace('_', ' ')}\n\n```python\n{file.read_text(encoding='utf-8')}```\n")
+    return "".join(parts)
+
+
 def sources_page() -> str:
     """Facts about the public datasets."""
     parts = [
@@ -111,6 +119,9 @@ def main() -> None:
             with mkdocs_gen_files.open(name, "wb") as copy:
                 copy.write(file.read_bytes())
     write("results/index.md", "# Results\n\nWhat was measured, with seed, budget and machine.\n\n" + "\n".join(tables))
+    for name in ("LICENSE", "CITATION.cff"):  # as links.AS_THEY_ARE
+        write(name, (ROOT / name).read_text(encoding="utf-8"))
+    write("examples.md", examples_page())
     write("reference/options.md", options_page())
     write("reference/sources.md", sources_page())
     write("reference/commands.md", commands_page())

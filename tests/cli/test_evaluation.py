@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,28 @@ def test_a_user_error_is_one_sentence(tmp_path):
     assert done.stderr.startswith("error: 1 of 3 predictions missing: case_1") and "Traceback" not in done.stderr
     done = invoke("evaluate", reference, prediction, "-np", 1, "--allow-missing", "--no-report")
     assert done.exit_code == 0 and "scored as missed" in done.output
+
+
+def test_pictures_have_the_images_of_the_raw_dataset(tmp_path, monkeypatch):
+    raw = tmp_path / "nnUNet_raw" / "Dataset007_Pancreas"
+    reference, prediction = dataset(raw)
+    labels = reference.rename(tmp_path / "gt")
+    options = (labels, prediction.rename(tmp_path / "predicted"), "-np", 1, "-djfile")
+    copied = shutil.copy(raw / "dataset.json", tmp_path / "dataset.json")
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+
+    done = invoke("evaluate", *options, copied)
+    assert "name their folder with --images" in done.output
+    assert "image not found" in (tmp_path / "predicted" / "evaluation" / "report.html").read_text(encoding="utf-8")
+    for more in ((raw / "dataset.json",), (copied, "--images", raw / "imagesTr")):
+        done = invoke("evaluate", *options, *more)
+        assert done.exit_code == 0, done.output
+        assert "--images" not in done.output
+        assert "image not found" not in (tmp_path / "predicted" / "evaluation" / "report.html").read_text(
+            encoding="utf-8"
+        )
+    done = invoke("evaluate", *options, copied, "--images", tmp_path / "nowhere")
+    assert done.exit_code == 1 and "--images" in str(done.exception)
 
 
 def test_names_of_results():

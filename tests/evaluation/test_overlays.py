@@ -9,4 +9,4 @@ def test_the_slice_with_most_errors_is_shown():
     ref, pred = np.zeros((5, 4, 4), bool), np.zeros((5, 4, 4), bool)
     ref[:, 1:3, 1:3] = pred[:, 1:3, 1:3] = True
     pred[3] = False
-    assert _worst_slice(ref, pred) == (0, 3)
+    assert _worst_slice(ref, pred) == 3

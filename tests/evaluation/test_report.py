@@ -4,7 +4,8 @@ import re
 import pytest
 
 from nnunet_ext.evaluation.folders import evaluate_folders
-from nnunet_ext.evaluation.overlays import find_image, worst_overlays
+from nnunet_ext.evaluation.images import find_image
+from nnunet_ext.evaluation.overlays import worst_overlays
 from nnunet_ext.evaluation.report import comparison_report, evaluation_report
 from nnunet_ext.evaluation.statistics import compare
 from tests.evaluation.folders import dataset, label_map, write

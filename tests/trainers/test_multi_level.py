@@ -68,6 +68,7 @@ def test_a_step_is_equation_11(dataset, setting):
 
     for name, value in {"loss": total, "region": region, "boundary": boundary, "pixel": pixel}.items():
         assert output[name] == pytest.approx(value.item(), rel=1e-4), name
+    assert set(trainer.curve_titles) == set(output) - {"loss"}
     gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
     norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
     for name, parameter in trainer.network.named_parameters():

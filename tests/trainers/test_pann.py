@@ -143,6 +143,7 @@ def test_a_step_is_equation_3(dataset, setting):
         if name != "background":
             expected |= {f"{name}: predicted": p[i], f"{name}: prior": q[i]}
     assert output.keys() == expected.keys()
+    assert set(trainer.curve_titles) < set(expected)
     for name, value in expected.items():
         assert output[name] == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
     assert torch.allclose(trainer._duals.nu, nu, rtol=1e-5)

@@ -11,6 +11,7 @@ from nnunet_ext.networks.patch_discriminator import PatchDiscriminator
 from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.training.auxiliary import AuxiliaryNetwork
 from nnunet_ext.training.base import AUXILIARY
+from nnunet_ext.training.curves import panels
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.training import building
 from tests.training.building import assert_loads_into_stock, build, cascade, random_batch, residual
@@ -212,6 +213,7 @@ def test_mixed_precision_keeps_the_adversarial_terms_in_float32(dataset, monkeyp
         step = helper.step
         monkeypatch.setattr(helper, "step", lambda loss, step=step: (seen.append(loss.dtype), step(loss)))
     output = trainer.train_step(batch)
+    assert set(panels(output)) == {"loss", *trainer.curve_titles}
     assert seen == [torch.float32, torch.float32]
     assert all(torch.isfinite(p).all() for helper in trainer.auxiliary.values() for p in helper.module.parameters())
     for name, value in full.items():

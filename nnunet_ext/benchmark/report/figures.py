@@ -6,12 +6,10 @@ Every arm has one colour and one marker in all figures.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -26,7 +24,8 @@ from nnunet_ext.benchmark.report.costs import Cost
 from nnunet_ext.benchmark.report.ranks import Ranking
 from nnunet_ext.benchmark.report.scores import Difference, Score
 from nnunet_ext.benchmark.report.specification import Setting
-from nnunet_ext.evaluation.figures import GRID, MUTED, PALETTE, STYLE, axis_limits, svg_text
+from nnunet_ext.core.figure_style import GRID, MUTED, PALETTE, figure_style
+from nnunet_ext.evaluation.figures import axis_limits, svg_text
 from nnunet_ext.evaluation.metrics import metric
 from nnunet_ext.evaluation.tables import class_name
 
@@ -65,13 +64,6 @@ class Drawing:
     wide: bool
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """The style of all figures, whatever the user's matplotlibrc says."""
-    with matplotlib.style.context(["default", STYLE]):
-        yield
-
-
 def colour(number: int) -> str:
     """Colour of an arm by its number in the specification."""
     return PALETTE[number % len(PALETTE)]
@@ -93,7 +85,7 @@ def learning_curves(results: Results, setting: Setting) -> Drawing | None:
     lengths = {int(own.iloc[0]) for own in iterations.values() if len(own)}
     by_iteration = len(lengths) > 1
     smoothed = int(curves["epoch"].max()) + 1 > _SMOOTHED_FROM
-    with style():
+    with figure_style():
         figure = Figure(figsize=(10.5, 3.9), layout="constrained")
         panels = figure.subplots(1, 2)
         drawn = []
@@ -144,7 +136,7 @@ def class_dots(scores: Sequence[Score], names: Sequence[str]) -> Drawing | None:
     described = metric(first.metric)
     labels = list(dict.fromkeys(s.label for s in scores))
     arms = [number for number, arm in enumerate(names) if any(s.arm == arm for s in scores)]
-    with style():
+    with figure_style():
         figure, axes = _rows_figure(len(labels), len(arms))
         for place, number in enumerate(arms):
             own = {s.label: s for s in scores if s.arm == names[number]}
@@ -183,7 +175,7 @@ def class_differences(differences: Sequence[Difference], names: Sequence[str]) -
     described = metric(first.metric)
     labels = list(dict.fromkeys(d.label for d in differences))
     arms = [number for number, arm in enumerate(names) if any(d.arm == arm for d in differences)]
-    with style():
+    with figure_style():
         figure, axes = _rows_figure(len(labels), len(arms))
         axes.axvline(0, color=MUTED, linewidth=0.9)
         for place, number in enumerate(arms):
@@ -222,7 +214,7 @@ def case_dots(differences: Sequence[Difference], names: Sequence[str]) -> Drawin
     values = [d.per_case.to_numpy(float) * described.shown_factor for d in drawn]
     tips: list[str] = []
     identifier = f"cases-{first.metric}-{first.setting.file_name}"
-    with style():
+    with figure_style():
         figure = Figure(figsize=(5.8, 1.0 + 0.62 * len(drawn)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=MUTED, linewidth=0.9)
@@ -277,7 +269,7 @@ def cost_and_gain(costs: Sequence[Cost], differences: Sequence[Difference], name
         return None
     first = drawn[0]
     described = metric(first.metric)
-    with style():
+    with figure_style():
         figure = Figure(figsize=(5.8, 3.5), layout="constrained")
         axes = figure.add_subplot()
         axes.axhline(0, color=MUTED, linewidth=0.9)
@@ -315,7 +307,7 @@ def rank_plot(rankings: Sequence[Ranking], names: Sequence[str], identifier: str
     order += [arm for arm in names if arm not in order and any(arm in r.arms for r in rankings)]
     columns = min(len(rankings), 4 if len(order) <= 5 else 3)
     rows = -(-len(rankings) // columns)
-    with style():
+    with figure_style():
         size = (1.6 + columns * max(2.3, 0.33 * len(order)), rows * (1.0 + 0.36 * len(order)))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
