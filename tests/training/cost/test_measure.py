@@ -10,13 +10,13 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
-from nnunet_ext.networks.vgg19_unet import VGG19UNet
 from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.plugin.registry import TRAINERS
-from nnunet_ext.trainers import cascaded
 from nnunet_ext.training.cost.measure import Cost, Step, cost_of_step, memory_of_step
 from nnunet_ext.training.cost.simulation import without_data
 from tests.conftest import PLANS, Dataset
+from tests.trainers.test_coarse_to_fine import narrow
+from tests.training.narrow_vgg19 import use_narrow
 
 
 def read(dataset: Dataset, configuration: str) -> tuple[dict, str, dict]:
@@ -42,7 +42,8 @@ def stock_costs(_prepared: Dataset) -> dict[str, Cost]:
 def test_the_peak_is_that_of_real_tensors(
     dataset: Dataset, stock_costs: dict[str, Cost], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(cascaded, "VGG19UNet", functools.partial(VGG19UNet, features=(4, 4, 8, 8, 8)))
+    use_narrow(monkeypatch)
+    narrow(functools.partial(monkeypatch.setattr, raising=False))
     configuration = "2d" if name in IN_2D else "3d_fullres"
     trainer_class, plans = find_trainer(name), read(dataset, configuration)
     own = cost_of_step(trainer_class, *plans)
@@ -54,9 +55,10 @@ def test_the_peak_is_that_of_real_tensors(
     assert own.memory < in_full_precision
     assert own.parameters == step.parameters() > 0
     assert own.batch_size == 2
-    stock = stock_costs[configuration]
-    assert own.memory >= stock.memory
-    assert own.flops >= stock.flops
+    if name not in IN_2D:  # which have few channels here
+        stock = stock_costs[configuration]
+        assert own.memory >= stock.memory
+        assert own.flops >= stock.flops
 
 
 class nnUNetTrainerAsks(nnUNetTrainer):
