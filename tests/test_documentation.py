@@ -126,12 +126,26 @@ def rows():
             yield cells[1].strip("`"), cells
 
 
+def test_predicted_memory_is_that_of_pytorchs_allocator_for_every_trainer():
+    result = json.loads((ROOT / "benchmarks/results/tensor_memory.json").read_text())
+    compared = result["compared with CPU allocations"]
+    assert {name for each in compared.values() for name in each["trainers"]} == {"nnUNetTrainer", *TRAINERS}
+    for configuration in compared.values():
+        for name, peak in configuration["trainers"].items():
+            assert 0.9 < peak["predicted GB"] / peak["allocated GB"] < 1.1, name
+
+
 def test_every_trainer_is_in_the_readme_with_its_measured_cost_and_gain():
     table = dict(rows())
     assert set(table) == set(TRAINERS)
-    memory = json.loads((ROOT / "benchmarks/results/tensor_memory.json").read_text())["trainers"]
+    predicted = json.loads((ROOT / "benchmarks/results/tensor_memory.json").read_text())["predicted"]
+    memory = {
+        name: f"{cost['ratio']:.{2 if cost['ratio'] < 10 else 1}f}{note}"
+        for configuration, note in (("2d", " (2d)"), ("3d_fullres", ""))
+        for name, cost in predicted[configuration]["trainers"].items()
+    }
     for name, (_, _, time, peak, gain, page) in table.items():
         assert time.partition(" ")[0] == TRAINERS[name].time, name
         assert gain == TRAINERS[name].gain, name
-        assert peak == (f"{memory[name]['ratio']:g}" if name in memory else "-"), name
+        assert peak == memory[name], name
         assert name.removeprefix("nnUNetTrainer") in (ROOT / _LINK.findall(page)[0]).read_text(encoding="utf-8")
