@@ -222,9 +222,14 @@ def times() -> dict[str, str]:
 
 
 def memories() -> dict[str, str]:
-    """Peak of all tensors relative to stock nnU-Net, as it is shown, by trainer."""
-    trainers = json.loads((RESULTS / MEMORY).read_text(encoding="utf-8"))["trainers"]
-    return {name: f"{values['ratio']:g}" for name, values in trainers.items() if name in TRAINERS}
+    """Peak of all tensors relative to stock nnU-Net, as it is shown, by trainer; of those in 2d alone, in 2d."""
+    predicted = json.loads((RESULTS / MEMORY).read_text(encoding="utf-8"))["predicted"]
+    return {
+        name: f"{cost['ratio']:.{2 if cost['ratio'] < 10 else 1}f}{note}"
+        for configuration, note in (("2d", " (2d)"), ("3d_fullres", ""))
+        for name, cost in predicted[configuration]["trainers"].items()
+        if name in TRAINERS
+    }
 
 
 def pages_of_trainers() -> dict[str, str]:

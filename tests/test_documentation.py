@@ -1,5 +1,6 @@
 """What the documentation names is there: files, headings, trainers, measured numbers."""
 
+import json
 import re
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def rows():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) > 1 and cells[1].strip("`") in TRAINERS:
             yield cells[1].strip("`"), cells
+
+
+def test_predicted_memory_is_that_of_pytorchs_allocator_for_every_trainer():
+    result = json.loads((ROOT / "benchmarks/results/tensor_memory.json").read_text())
+    compared = result["compared with CPU allocations"]
+    assert {name for each in compared.values() for name in each["trainers"]} == {"nnUNetTrainer", *TRAINERS}
+    for configuration in compared.values():
+        for name, peak in configuration["trainers"].items():
+            assert 0.9 < peak["predicted GB"] / peak["allocated GB"] < 1.1, name
 
 
 def test_every_trainer_is_in_the_readme_with_its_measured_cost_and_gain():

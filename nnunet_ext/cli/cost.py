@@ -104,11 +104,11 @@ def run_plan_for(trainer: str, dataset: str, plans_name: str, output: str, gpu_m
         if isinstance(result, UserError):
             console.print(f"  {configuration} is as it was: {result}", highlight=False)
             continue
-        cost, ratio = result
-        old = plans["configurations"][configuration]
+        memory, ratio = result
+        new, old = (each["configurations"][configuration] for each in (made, plans))
         console.print(
-            f"  {configuration}: {cost.batch_size} patches of {_size(cost.patch_size)} "
-            f"({plans_name}: {old['batch_size']} of {_size(old['patch_size'])}), {cost.memory / GIB:.2f} GiB of "
+            f"  {configuration}: {new['batch_size']} patches of {_size(new['patch_size'])} "
+            f"({plans_name}: {old['batch_size']} of {_size(old['patch_size'])}), {memory / GIB:.2f} GiB of "
             f"tensors, {ratio:.2f} times stock's",
             highlight=False,
         )

@@ -6,6 +6,7 @@ Source: Liu et al. 2022 (doi 10.1016/j.sigpro.2021.108418), sections 2.2 and 4.3
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -104,10 +105,13 @@ def of_one_size(windows: Windows, size: Sequence[int]) -> Windows:
 
 def crop(slices: torch.Tensor, windows: Windows) -> torch.Tensor:
     """The windows (N, 4), all of one size, of slices (N, channels, H, W)."""
-    places = windows.tolist()
-    return torch.stack(
-        [x[:, top : top + h, left : left + w] for x, (top, left, h, w) in zip(slices, places, strict=True)]
-    )
+    parts, begin = [], 0
+    for (top, left, h, w), alike in groupby(windows.tolist()):  # slices in a row that share a window at a time
+        end = begin + len([*alike])
+        parts.append(slices[begin:end, :, top : top + h, left : left + w])
+        begin = end
+    assert begin == len(slices)
+    return torch.cat(parts)
 
 
 def paste(crops: torch.Tensor, windows: Windows, around: torch.Tensor) -> torch.Tensor:

@@ -232,7 +232,7 @@ class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
         partial = max(1, round(size * self.options.partial_share))
         batch["keys"] = ["partial"] * partial + ["full"] * (size - partial)
         if self._teacher is None:
-            self._teacher = Teacher(self.network)
+            self._teacher = Teacher(self.network, self._do_i_compile())
             if self.options.prior_weight:
                 heads = self.label_manager.num_segmentation_heads
                 self._duals = DualVariables(torch.full((heads,), 1 / heads), self.options.dual_step)

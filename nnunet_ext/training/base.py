@@ -25,6 +25,7 @@ from nnunet_ext.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from nnunet_ext.training.cost.expectation import expectation
 from nnunet_ext.training.curves import LossCurves, mean_of_known
 from nnunet_ext.training.options import Options, resolve
 from nnunet_ext.training.run_length import strip_run_length
@@ -199,12 +200,16 @@ class ExtendedTrainer(nnUNetTrainer):
         return resolve(self.options_class, self, self.base_name, self.plans_manager.plans, self.plans_file)
 
     def on_train_start(self) -> None:
-        """Start the loaders; a resumed run then goes on with the random numbers it would have drawn.
+        """Say what memory is needed, start the loaders; a resumed run goes on with the random numbers it would draw.
 
         Raises:
             UserError: the previous stage of a cascade has not predicted all cases.
         """
         self._check_previous_stage()
+        if not self.was_initialized:
+            self.initialize()
+        if self.device.type == "cuda" and self.local_rank == 0:
+            self.print_to_log_file(expectation(self))
         super().on_train_start()
         fresh = [name for name, network in self.auxiliary.items() if not network.was_restored]
         if fresh:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    nnUNetPlannerResEncM,
+)
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cli.cost import run_cost, run_plan_for
 from nnunet_ext.core.errors import UserError
@@ -63,3 +69,50 @@ def test_plans_made_for_two_networks_train(writable_dataset: Dataset) -> None:
     trainer = "nnUNetTrainerSDNetLabelled_2epochs_1iters"
     dataset.run("nnUNetv2_train", dataset.id, "2d", 0, "-tr", trainer, "-p", "fitting", "-device", "cpu")
     assert (dataset.results / f"{trainer}__fitting__2d" / "fold_0" / "checkpoint_final.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("planner", "kept"),
+    [
+        (ExperimentPlanner, {"3d_fullres", "3d_lowres", "3d_cascade_fullres"}),
+        (nnUNetPlannerResEncM, {"3d_fullres"}),  # whose networks are deep: the others take too long
+    ],
+)
+def test_residual_encoders_low_resolution_and_the_cascade(
+    writable_dataset: Dataset, planner: type[ExperimentPlanner], kept: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = writable_dataset
+    file = dataset.preprocessed / "dataset_fingerprint.json"
+    fingerprint = json.loads(file.read_text())
+    cases = len(fingerprint["spacings"])
+    file.write_text(
+        json.dumps(fingerprint | {"spacings": [[1.0] * 3] * cases, "shapes_after_crop": [[64, 96, 96]] * cases})
+    )
+    target = 0.2
+    planner(dataset.name, gpu_memory_target_in_gb=target, plans_name="large").plan_experiment()
+    stock = json.loads((dataset.preprocessed / "large.json").read_text())
+    assert {*stock["configurations"]} >= kept
+    stock["configurations"] = {name: each for name, each in stock["configurations"].items() if name in kept}
+    (dataset.preprocessed / "large.json").write_text(json.dumps(stock))
+
+    run_plan_for("nnUNetTrainer", dataset.id, "large", "same", target)
+    assert json.loads((dataset.preprocessed / "same.json").read_text())["configurations"] == stock["configurations"]
+
+    run_plan_for("nnUNetTrainerCascaded", dataset.id, "large", "fitting", target)
+    fitting = json.loads((dataset.preprocessed / "fitting.json").read_text())
+    for name in kept - {"3d_cascade_fullres"}:
+        old, new = stock["configurations"][name], fitting["configurations"][name]
+        assert new["batch_size"] * math.prod(new["patch_size"]) < old["batch_size"] * math.prod(old["patch_size"])
+        assert new["architecture"]["network_class_name"] == old["architecture"]["network_class_name"]
+        assert {key for key in old if new[key] != old[key]} <= {"patch_size", "batch_size", "architecture"}
+    if "3d_cascade_fullres" not in kept:
+        return
+    assert fitting["configurations"]["3d_cascade_fullres"] == stock["configurations"]["3d_cascade_fullres"]
+    second = PlansManager(fitting).get_configuration("3d_cascade_fullres")
+    assert second.patch_size == fitting["configurations"]["3d_fullres"]["patch_size"]
+    capsys.readouterr()
+    run_cost(dataset.id, "3d_cascade_fullres", "fitting", ["nnUNetTrainerCascaded"])
+    shown = capsys.readouterr().out
+    patch = " x ".join(map(str, second.patch_size))
+    assert f"on 3d_cascade_fullres of fitting: {second.batch_size} patches of {patch}." in shown
+    assert "nnUNetTrainerCascaded" in shown

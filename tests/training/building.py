@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.training.base import ExtendedTrainer
+from nnunet_ext.training.cost.measure import example_batch
 from tests.conftest import PLANS, Dataset
 
 REGIONS = {"background": 0, "both": [1, 2], "spleen": 2}
@@ -123,3 +125,26 @@ def run_epochs(trainer: Any, until: int) -> None:
             trainer.on_validation_epoch_start()
             trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
         trainer.on_epoch_end()
+
+
+def built_for_a_step(dataset: Dataset, name: str, configuration: str = "3d_fullres", **attributes: Any):
+    """A trainer that needs no data of its own for :func:`full_batch`; not yet initialised."""
+    trainer = build(dataset, name, configuration, **attributes)
+    if isinstance(trainer, ExtendedTrainer):
+        trainer.prepare_simulation()
+    return trainer
+
+
+def full_batch(trainer: Any, seed: int = 0) -> dict[str, Any]:
+    """A random batch as the trainer's own loader gives it in the last epoch, to which the trainer is set."""
+    trainer.current_epoch = trainer.num_epochs - 1
+    trainer.network.train()
+    generator = torch.Generator().manual_seed(seed)
+    labels = len(trainer.label_manager.all_labels)
+
+    def filled(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+        return torch.randint(0, labels, tensor.shape, generator=generator).to(tensor.dtype)
+
+    return tree_map_only(torch.Tensor, filled, example_batch(trainer))

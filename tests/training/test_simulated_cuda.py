@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from nnunetv2.training.loss import compound_losses
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.losses.prior import DualVariables
@@ -14,7 +15,7 @@ from nnunet_ext.networks.coarse_to_fine import CoarseToFineNetwork
 from nnunet_ext.networks.dual import DualNetwork
 from nnunet_ext.networks.vgg19_unet import VGG19UNet
 from nnunet_ext.plugin.registry import TRAINERS
-from nnunet_ext.trainers import cascaded, multi_level, pann, sdnet
+from nnunet_ext.trainers import cascaded, coarse_to_fine, multi_level, pann, sdnet
 from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerMLN
 from nnunet_ext.training import adversarial
 from nnunet_ext.training.deep_supervision import trained_outputs
@@ -186,6 +187,18 @@ MISPLACED = [
     ("nnUNetTrainerSDNet", sdnet, "difference_region", 1),
     ("nnUNetTrainerSDNet", sdnet, "dice_sums", 1),
     ("nnUNetTrainerSDNet", sdnet, "teaching_loss", 1),
+    ("nnUNetTrainerCascadedGAN", adversarial.PatchDiscriminator, "forward", 1),
+    ("nnUNetTrainerMLN", coarse_to_fine, "scaled_distance", 0),
+    ("nnUNetTrainerMLN", coarse_to_fine, "signed_distance_loss", 0),
+    ("nnUNetTrainerMLN", coarse_to_fine, "signed_distance_loss", 1),
+    ("nnUNetTrainerMLN", coarse_to_fine, "pixel_loss", 0),
+    ("nnUNetTrainerMLN", coarse_to_fine, "pixel_loss", 2),
+    # the region losses, those of nnU-Net too, by their first argument and by their target
+    *[("nnUNetTrainer", compound_losses.DC_and_CE_loss, "forward", position) for position in (1, 2)],
+    *[("nnUNetTrainerPaNN", compound_losses.DC_and_CE_loss, "forward", position) for position in (1, 2)],
+    *[("nnUNetTrainerCascaded", compound_losses.DC_and_CE_loss, "forward", position) for position in (1, 2)],
+    *[("nnUNetTrainerCoarseToFine", compound_losses.DC_and_CE_loss, "forward", position) for position in (1, 2)],
+    ("nnUNetTrainerPaNN", pann, "mean_prediction", 0),
 ]
 
 
@@ -203,6 +216,24 @@ def test_a_tensor_on_the_host_in_a_loss_is_found(
         monkeypatch.setattr(owner, function, misplaced)
         with pytest.raises(RuntimeError, match="device"):
             trainer.train_step(batch)
+
+
+@pytest.mark.parametrize("function", ["discriminator_loss", "adversarial_loss"])
+def test_logits_of_a_discriminator_on_the_host_are_counted(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """Their mean, a single number, may be of either device: the copy is what shows."""
+    with simulated_cuda(monkeypatch) as simulation:
+        trainer, batch = ready(simulation, dataset, "nnUNetTrainerAuxiliaryGAN", "3d")
+        owner = trainer if function == "adversarial_loss" else adversarial
+        original = getattr(owner, function)
+        if function == "adversarial_loss":
+            original.register_forward_pre_hook(lambda _, inputs: (inputs[0].cpu(),))
+        else:
+            monkeypatch.setattr(owner, function, lambda real, fake: original(real.cpu(), fake))
+        simulation.start_counting()
+        trainer.train_step(batch)
+        assert simulation.waits.found["fetch"] == 2  # and the loss
 
 
 def test_what_the_host_waits_for_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

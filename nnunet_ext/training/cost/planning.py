@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.planners import planner_of
-from nnunet_ext.training.cost.measure import Cost, cost_of_step
+from nnunet_ext.training.cost.measure import memory_of_step
 
 _ROUNDS = 5  # the ratio depends a little on the patch, which depends on the ratio
 _TOLERANCE = 1.02
@@ -30,7 +30,7 @@ def plans_for(
     dataset_json: dict[str, Any],
     name: str,
     gpu_memory_gb: float | None = None,
-) -> tuple[dict[str, Any], dict[str, tuple[Cost, float] | UserError]]:
+) -> tuple[dict[str, Any], dict[str, tuple[int, float] | UserError]]:
     """Plans of another name; preprocessed data are those of the given plans.
 
     Args:
@@ -42,14 +42,14 @@ def plans_for(
         gpu_memory_gb: the planner's target, for which it would plan stock nnU-Net; default: the planner's own.
 
     Returns:
-        Content of the new plans; by configuration that was planned, its cost and the ratio of its memory to stock's,
-        or why it is as it was.
+        Content of the new plans; by configuration that was planned, bytes of a step and their ratio to stock's, or why
+        it is as it was.
 
     Raises:
         UserError: nnU-Net has not the planner that made the plans, or no configuration suits the trainer.
     """
     made = copy.deepcopy(plans) | {"plans_name": name}
-    outcome: dict[str, tuple[Cost, float] | UserError] = {}
+    outcome: dict[str, tuple[int, float] | UserError] = {}
     for configuration, content in plans["configurations"].items():
         if "patch_size" not in content:  # it inherits another one
             continue
@@ -60,9 +60,10 @@ def plans_for(
             for _ in range(_ROUNDS):
                 planned = _plan(plans, dataset, content, whole, name, gpu_memory_gb, ratio)
                 made["configurations"][configuration] = content | {key: planned[key] for key in _REPLACED}
-                own = cost_of_step(trainer_class, made, configuration, dataset_json)
-                stock = cost_of_step(nnUNetTrainer, made, configuration, dataset_json)
-                found = own.memory / stock.memory
+                own = stock = memory_of_step(trainer_class, made, configuration, dataset_json)
+                if trainer_class is not nnUNetTrainer:
+                    stock = memory_of_step(nnUNetTrainer, made, configuration, dataset_json)
+                found = own / stock
                 outcome[configuration] = own, found
                 if found <= ratio * _TOLERANCE:
                     break

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock_module
+from torch import distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -28,6 +29,7 @@ from torch.utils._pytree import tree_map_only
 
 from nnunet_ext.losses import slabs
 from nnunet_ext.networks.dual import DualNetwork
+from nnunet_ext.random_states import kept_random_states
 
 # What autocast runs in float32 on CUDA though not on the CPU, of what networks and losses here and in nnU-Net use.
 _IN_FLOAT32 = {
@@ -55,6 +57,15 @@ def zeros_of(tensor: torch.Tensor, *_: Any, **__: Any) -> np.ndarray:
     """In place of ``Tensor.numpy``: zeros."""
     assert tensor.device.type == "cpu"
     return np.zeros(tuple(tensor.shape), np.float32)
+
+
+def copy_of(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+    """In place of ``Tensor.__deepcopy__``, which gives parameters without contents a copy of their gradient too."""
+    if id(tensor) not in memo:
+        copied = tensor.detach().clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+    return memo[id(tensor)]
 
 
 def module_to(module: nn.Module, device: torch.device) -> nn.Module:
@@ -122,33 +133,47 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def simulated(trainer_class: type, half_precision: bool = True) -> Iterator[SimulatedTensors]:
-    """Within this context tensors have no contents, and a trainer of this class writes and reads nothing.
+def without_data(trainer_class: type, half_precision: bool = True) -> Iterator[None]:
+    """Within this context a trainer of this class writes and reads nothing, and runs on the CPU as it would on CUDA.
 
     Args:
         trainer_class: nnU-Net's trainer or one derived from it.
-        half_precision: as on CUDA; else in float32, as nnU-Net trains on the CPU.
+        half_precision: float16 where CUDA's autocast has it; else float32, as nnU-Net trains on the CPU.
     """
-    mode = SimulatedTensors()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(_environment(_ENVIRONMENT))
+        folders = dict.fromkeys(("nnUNet_preprocessed", "nnUNet_results"), folder)
+        stack.enter_context(_environment({**_ENVIRONMENT, **folders}))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         replacements: list[tuple[Any, str, Any]] = [
             (stock_module, "infer_dataset_class", lambda _: nnUNetDatasetBlosc2),
-            (nn.Module, "to", module_to),
-            (torch.Tensor, "numpy", zeros_of),
-            (torch.Tensor, "tolist", lambda tensor: zeros_of(tensor).tolist()),
-            (DualNetwork, "_read_weights", lambda _: (0.5, 0.5)),
             (slabs, "_CPU_VOXELS", slabs._DEVICE_VOXELS),
+            (dist, "is_initialized", lambda: False),  # other processes take no part
         ]
-        stack.enter_context(_environment({"nnUNet_preprocessed": folder, "nnUNet_results": folder}))
         if half_precision:  # where nnU-Net's step has autocast on CUDA, it has a context that does nothing on the CPU
             modules = {sys.modules[each.__module__] for each in trainer_class.__mro__}
             replacements += [(m, "dummy_context", cuda_autocast) for m in modules if hasattr(m, "dummy_context")]
         for replacement in replacements:
             stack.enter_context(_replaced(*replacement))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(kept_random_states())
+        yield
+
+
+@contextmanager
+def simulated(trainer_class: type, half_precision: bool = True) -> Iterator[SimulatedTensors]:
+    """As :func:`without_data`, and tensors have no contents."""
+    mode = SimulatedTensors()
+    with ExitStack() as stack:
+        stack.enter_context(without_data(trainer_class, half_precision))
+        replacements: list[tuple[Any, str, Any]] = [
+            (nn.Module, "to", module_to),
+            (torch.Tensor, "__deepcopy__", copy_of),
+            (torch.Tensor, "numpy", zeros_of),
+            (torch.Tensor, "tolist", lambda tensor: zeros_of(tensor).tolist()),
+            (DualNetwork, "_read_weights", lambda _: (0.5, 0.5)),
+        ]
+        for replacement in replacements:
+            stack.enter_context(_replaced(*replacement))
         stack.enter_context(mode)
         stack.enter_context(_Values())
         yield mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -10,43 +11,54 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.plugin.lookup import find_trainer
-from nnunet_ext.training.cost.measure import TensorMemory, cost_of_step
+from nnunet_ext.plugin.registry import TRAINERS
+from nnunet_ext.training.cost.measure import Cost, Step, cost_of_step, memory_of_step
+from nnunet_ext.training.cost.simulation import without_data
 from tests.conftest import PLANS, Dataset
-from tests.training.building import build, random_batch
+from tests.trainers.test_coarse_to_fine import narrow
+from tests.training.narrow_vgg19 import use_narrow
 
 
-def read(dataset: Dataset) -> tuple[dict, dict]:
-    return tuple(json.loads((dataset.preprocessed / f"{name}.json").read_text()) for name in (PLANS, "dataset"))
+def read(dataset: Dataset, configuration: str) -> tuple[dict, str, dict]:
+    """What :func:`cost_of_step` takes beside a trainer."""
+    plans, dataset_json = (
+        json.loads((dataset.preprocessed / f"{name}.json").read_text()) for name in (PLANS, "dataset")
+    )
+    return plans, configuration, dataset_json
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_the_peak_is_that_of_real_tensors(dataset: Dataset, configuration: str) -> None:
-    plans, dataset_json = read(dataset)
-    simulated = cost_of_step(nnUNetTrainer, plans, configuration, dataset_json, half_precision=False)
-
-    trainer = build(dataset, "nnUNetTrainer", configuration)
-    memory = TensorMemory()
-    with memory:
-        trainer.initialize()
-        trainer.set_deep_supervision_enabled(True)
-        for tensor in (*trainer.network.parameters(), *trainer.network.buffers()):
-            memory.add(tensor)
-        trainer.train_step(random_batch(trainer))
-        batch = random_batch(trainer)
-        memory.peak = memory.now
-        trainer.train_step(batch)
-    assert simulated.memory == pytest.approx(memory.peak, rel=0.1)
-    assert simulated.parameters == sum(p.numel() for p in trainer.network.parameters())
-    assert simulated.batch_size == 2
+STOCK = "nnUNetTrainer"
+# Those that run on slices, as many as a patch has.
+IN_2D = {name for name, entry in TRAINERS.items() if "VGG19" in name or entry.module.endswith("coarse_to_fine")}
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerSDNet", "nnUNetTrainerPaNN", "nnUNetTrainerRefinedGAN"])
-def test_two_networks_and_teachers_cost_more_than_stock(dataset: Dataset, name: str) -> None:
-    plans, dataset_json = read(dataset)
-    stock, own = (cost_of_step(find_trainer(n), plans, "3d_fullres", dataset_json) for n in ("nnUNetTrainer", name))
-    assert own.memory > stock.memory
-    assert own.flops > stock.flops
-    assert (own.parameters > stock.parameters) == (name != "nnUNetTrainerPaNN")
+@pytest.fixture(scope="module")
+def stock_costs(_prepared: Dataset) -> dict[str, Cost]:
+    """By configuration."""
+    return {each: cost_of_step(nnUNetTrainer, *read(_prepared, each)) for each in ("2d", "3d_fullres")}
+
+
+@pytest.mark.parametrize("name", [STOCK, *TRAINERS])
+def test_the_peak_is_that_of_real_tensors(
+    dataset: Dataset, stock_costs: dict[str, Cost], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    use_narrow(monkeypatch)
+    narrow(functools.partial(monkeypatch.setattr, raising=False))
+    configuration = "2d" if name in IN_2D else "3d_fullres"
+    trainer_class, plans = find_trainer(name), read(dataset, configuration)
+    own = cost_of_step(trainer_class, *plans)
+    in_full_precision = memory_of_step(trainer_class, *plans, half_precision=False)
+    with without_data(trainer_class, half_precision=False):
+        step = Step(trainer_class, *plans)
+        step.run()
+    assert in_full_precision == pytest.approx(step.memory.peak, rel=0.03)
+    assert own.memory < in_full_precision
+    assert own.parameters == step.parameters() > 0
+    assert own.batch_size == 2
+    if name not in IN_2D:  # which have few channels here
+        stock = stock_costs[configuration]
+        assert own.memory >= stock.memory
+        assert own.flops >= stock.flops
 
 
 class nnUNetTrainerAsks(nnUNetTrainer):
@@ -55,7 +67,6 @@ class nnUNetTrainerAsks(nnUNetTrainer):
 
 
 def test_a_step_that_depends_on_values_is_refused(dataset: Dataset) -> None:
-    plans, dataset_json = read(dataset)
     with pytest.raises(UserError, match=r"nnUNetTrainerAsks cannot be simulated on 2d \(DynamicOutputShape"):
-        cost_of_step(nnUNetTrainerAsks, plans, "2d", dataset_json)
+        cost_of_step(nnUNetTrainerAsks, *read(dataset, "2d"))
     assert torch.ones(2).numpy().sum() == 2  # all is as it was
