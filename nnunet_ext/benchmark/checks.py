@@ -129,6 +129,8 @@ def _check_dataset(spec: Spec, raw: Path, preprocessed: Path) -> None:
         elif (source := planned[name].derived_from) is not None and source not in (*planned, DEFAULT_PLANS):
             if not (preprocessed / f"{source}.json").is_file() and planned[name].spacing is None:
                 raise UserError(f"{spec.name}: plans {name} are made from {source}, which is not there: list it too.")
+        elif planned[name].view is not None:
+            continue
         elif source is None and name != DEFAULT_PLANS and planned[name].planner is None:
             raise UserError(f"{spec.name}: there is no {file}: say with 'planner:' or 'from:' how {name} are made.")
 

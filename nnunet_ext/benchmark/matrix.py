@@ -39,7 +39,7 @@ def _cells(spec: Spec) -> Iterator[Cell]:
             for dataset in spec.datasets:
                 assert dataset.name is not None, dataset
                 for configuration in spec.configurations:
-                    for plans in spec.plans:
+                    for plans in spec.matrix_plans:
                         for arm in spec.arms:
                             if not arm.has(dataset, configuration, fold):
                                 continue

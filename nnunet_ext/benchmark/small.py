@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Dataset, Plans, Resources, Spec
+from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Arm, Dataset, Plans, Resources, Spec
 from nnunet_ext.core.environment import FOLDER_VARIABLES
 from nnunet_ext.core.errors import UserError
 
@@ -33,14 +33,25 @@ def shrink(spec: Spec, work: Path) -> Spec:
     return replace(
         spec,
         datasets=tuple(_with_phantom(dataset, work / "sources") for dataset in spec.datasets),
-        plans=(Plans(PLANS, derived_from=DEFAULT_PLANS, batch_size=2, features=_FEATURES),),
+        plans=(
+            Plans(PLANS, derived_from=DEFAULT_PLANS, batch_size=2, features=_FEATURES),
+            *(
+                Plans(f"{PLANS}_view{view}", derived_from=PLANS, batch_size=2, features=_FEATURES, view=view)
+                for view in sorted({plans.view for plans in spec.plans if plans.view})
+            ),
+        ),
         epochs=1,
         iterations=1,
-        arms=tuple(replace(arm, epochs=None, iterations=None) for arm in spec.arms),
+        arms=tuple(_shrunk(arm, spec) for arm in spec.arms),
         folds=spec.folds[:1],
         seeds=spec.seeds[:1],
         resources=Resources(1, 2.0, 0, 1.0),
     )
+
+
+def _shrunk(arm: Arm, spec: Spec) -> Arm:
+    view = None if arm.plans is None else spec.plans_named(arm.plans).view
+    return replace(arm, epochs=None, iterations=None, plans=f"{PLANS}_view{view}" if view else None)
 
 
 def _with_phantom(dataset: Dataset, sources: Path) -> Dataset:

@@ -53,6 +53,7 @@ class Plans:
         batch_size: cases an iteration.
         patch_size: voxels, slices first; for 2d the last two count.
         features: of the stages, from the finest; a plan of fewer stages takes the first of them.
+        view: 2 or 3: made by ``nnunet-ext views``, of ``derived_from``, whose name they have with ``_view2`` behind.
     """
 
     name: str = DEFAULT_PLANS
@@ -62,6 +63,7 @@ class Plans:
     batch_size: int | None = None
     patch_size: tuple[int, ...] | None = None
     features: tuple[int, ...] | None = None
+    view: int | None = None
 
     @property
     def changes_preprocessing(self) -> bool:
@@ -169,6 +171,12 @@ class Spec:
     question: str = ""
     answer: str = ""
     published: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def matrix_plans(self) -> tuple[Plans, ...]:
+        """The plans that arms are trained with; those that an arm names are that arm's alone."""
+        own = {arm.plans for arm in self.arms}
+        return tuple(plans for plans in self.plans if plans.name not in own)
 
     def plans_named(self, name: str) -> Plans:
         """The plans of this name; those that only an arm has are taken as they are."""

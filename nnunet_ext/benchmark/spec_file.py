@@ -161,16 +161,18 @@ def _check_places(arm: Arm, spec: Spec, where: str) -> None:
 
 
 def _check_plans(spec: Spec, where: str) -> None:
-    known = {plans.name for plans in spec.plans}
     for plans in spec.plans:
         if plans.derived_from == plans.name:
             raise UserError(f"{where}: plans {plans.name} are derived from themselves: give them another name.")
         changes = (plans.spacing, plans.batch_size, plans.patch_size, plans.features)
         if any(change is not None for change in changes) and plans.derived_from is None:
             raise UserError(f"{where}: plans {plans.name} have changes: say 'from:' which plans they are made.")
-    if any(arm.plans in known for arm in spec.arms):
-        named = next(arm for arm in spec.arms if arm.plans in known)
-        raise UserError(f"{where}: arm {named.name} has plans {named.plans}, which the matrix has: leave one out.")
+    if not spec.matrix_plans:
+        raise UserError(f"{where}: all plans are those of single arms: list {DEFAULT_PLANS} under 'plans:' too.")
+    for plans in spec.plans:
+        if plans.view is not None and plans.name != f"{plans.derived_from}_view{plans.view}":
+            expected = f"{plans.derived_from or DEFAULT_PLANS}_view{plans.view}"
+            raise UserError(f"{where}: plans {plans.name} are view {plans.view}: call them {expected}, with 'from:'.")
 
 
 def _dataset(read: _Reader, entry: Any, folder: Path) -> Dataset:
@@ -221,7 +223,15 @@ def _plans(read: _Reader, entry: Any) -> Plans:
         read.count(entry, "batch_size", None, 1),
         tuples["patch_size"],
         tuples["features"],
+        _view(read, entry),
     )
+
+
+def _view(read: _Reader, entry: Mapping[Any, Any]) -> int | None:
+    view = read.count(entry, "view", None, 2)
+    if view is not None and view > 3:
+        raise UserError(f"{read.where}: view of plans is 2 or 3, got {view}: the plans themselves are view 1.")
+    return view
 
 
 def _arm(read: _Reader, name: Any, entry: Any) -> Arm:

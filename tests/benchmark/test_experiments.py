@@ -1,11 +1,15 @@
 """The papers' experiments are benchmark files whose trainers, metrics and converters exist."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dataset_conversion.registry import CONVERTERS
 from nnunet_ext.benchmark import checks
+from nnunet_ext.benchmark.records import read_records
 from nnunet_ext.benchmark.small import _WRITERS, PLANS, shrink
 from nnunet_ext.benchmark.spec_file import load
 from nnunet_ext.core.environment import FOLDER_VARIABLES
@@ -27,7 +31,7 @@ def test_file(file):
     spec = load(file)
     assert spec.name == file.stem and spec.question
     checks.check_metrics(spec)
-    assert {arm.trainer for arm in spec.arms} <= {"nnUNetTrainer", *TRAINERS}
+    assert {arm.trainer for arm in spec.arms if not arm.ensemble} <= {"nnUNetTrainer", *TRAINERS}
     assert {"nnUNetTrainer"} < {arm.trainer for arm in spec.arms}
     for dataset in [part for one in spec.datasets for part in (one, *one.after)]:
         assert dataset.convert in {converter.command for converter in CONVERTERS}
@@ -51,6 +55,25 @@ def test_data_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("LITS", raising=False)
     with pytest.raises(UserError, match="the source of dataset 532: set LITS to its folder"):
         checks.check_environment(load(next(file for file in FILES if file.stem == "huang2024")))
+
+
+@pytest.mark.skipif(
+    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
+)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_small_goes_from_the_source_to_the_report(file, tmp_path):
+    """Official layout, conversion, planning, training, ensembles, scores and tables beside the printed numbers."""
+    work = tmp_path / "work"
+    for command in (["run", file, "--small", "--gpus", "none", "--cores", "2"], ["report", file]):
+        done = subprocess.run(
+            [Path(sys.executable).parent / "nnunet-ext", "benchmark", *command, "--work", work],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    records = read_records(work)
+    assert {record.status for record in records} == {"finished"}
+    assert {record.cell.arm for record in records} == {arm.name for arm in load(file).arms}
+    assert "printed numbers beside ours" in (work / "report" / "tables.md").read_text()
 
 
 def test_small_writes_the_official_layouts(tmp_path, monkeypatch):

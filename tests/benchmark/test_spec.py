@@ -75,7 +75,7 @@ def test_plain_data_and_back():
         ({"arms": {"a": "nnUNetTrainer_5epochs"}}, "run length in its trainer"),
         ({"arms": {"a": "nnUNetTrainer", "b": "nnUNetTrainer"}}, "a and b are the same run"),
         ({"arms": {"a": {"trainer": "nnUNetTrainer", "differs": ["split"]}}}, "plans and preprocessed alone"),
-        ({"arms": {"a": {"trainer": "nnUNetTrainer", "plans": "nnUNetPlans"}}}, "which the matrix has"),
+        ({"arms": {"a": {"trainer": "nnUNetTrainer", "plans": "nnUNetPlans"}}}, "all plans are those of single arms"),
         ({"datasets": [{"source": "x"}]}, "neither id nor name"),
         ({"datasets": [{"id": 4, "source": "x"}]}, "no 'convert:'"),
         ({"datasets": [{"id": True}]}, "id must be a whole number"),
@@ -247,3 +247,27 @@ def test_ensembles(tmp_path):
 def test_ensembles_that_cannot_be(tmp_path, name, arm, words):
     with pytest.raises(UserError, match=words):
         parse(ENSEMBLES | {"arms": ENSEMBLES["arms"] | {name: arm}}, "b", tmp_path)
+
+
+def test_plans_of_an_arm_are_its_own(tmp_path):
+    content = {
+        "name": "x",
+        "folds": [0],
+        "datasets": [4],
+        "configurations": ["2d"],
+        "plans": ["nnUNetPlans", {"name": "nnUNetPlans_view2", "from": "nnUNetPlans", "view": 2}],
+        "arms": {"one": "A", "two": {"trainer": "A", "plans": "nnUNetPlans_view2"}},
+    }
+    spec = parse(content, "b", tmp_path)
+    assert parse(spec.to_dict(), "b", tmp_path) == spec
+    named = replace(spec, datasets=(Dataset(4, "Dataset004_X"),))
+    assert [(cell.arm, cell.plans) for cell in cells_of(named)] == [
+        ("one", "nnUNetPlans"),
+        ("two", "nnUNetPlans_view2"),
+    ]
+    for plans, words in (
+        ([{"name": "Other", "from": "nnUNetPlans", "view": 2}], "plans Other are view 2: call them nnUNetPlans_view2"),
+        ([{"name": "nnUNetPlans_view4", "from": "nnUNetPlans", "view": 4}], "view of plans is 2 or 3, got 4"),
+    ):
+        with pytest.raises(UserError, match=words):
+            parse(content | {"plans": ["nnUNetPlans", *plans]}, "b", tmp_path)

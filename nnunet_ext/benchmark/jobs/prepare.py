@@ -126,13 +126,18 @@ def _plan(space: Workspace, name: str, commands: _Commands) -> Path:
             "--verify_dataset_integrity",
             "--no_pbar",
         )
-    wanted = [*space.spec.plans, *(Plans(arm.plans) for arm in space.spec.arms if arm.plans)]
-    for plans in sorted(wanted, key=lambda one: one.derived_from is not None):
+    listed = {plans.name for plans in space.spec.plans}
+    others = {arm.plans for arm in space.spec.arms if arm.plans} - listed
+    wanted = [*space.spec.plans, *(Plans(name) for name in sorted(others))]
+    for plans in sorted(wanted, key=lambda one: (one.derived_from is not None) + (one.view is not None)):
         file = folder / f"{plans.name}.json"
         if not file.is_file():
             if plans.derived_from == DEFAULT_PLANS and not (folder / f"{DEFAULT_PLANS}.json").is_file():
                 commands.run("nnUNetv2_plan_experiment", "-d", number)
-            _make_plans(plans, folder, number, configurations, commands)
+            _make_plans(plans, folder, number, commands)
+            together = [one for one in wanted if one.view and one.derived_from == plans.derived_from]
+            for one in together if plans.view else [plans]:  # both views are made by one command
+                _change_plans(one, folder / f"{one.name}.json", configurations)
         content = json.loads(file.read_text(encoding="utf-8"))
         for configuration in configurations:
             data = folder / _data_identifier(content, configuration, file)
@@ -149,10 +154,12 @@ def _plan(space: Workspace, name: str, commands: _Commands) -> Path:
     return folder
 
 
-def _make_plans(plans: Plans, folder: Path, number: str, configurations: tuple[str, ...], commands: _Commands) -> None:
-    """Let nnU-Net plan, or copy other plans; then make the changes."""
+def _make_plans(plans: Plans, folder: Path, number: str, commands: _Commands) -> None:
+    """Let nnU-Net plan, copy other plans, or turn them."""
     file = folder / f"{plans.name}.json"
-    if plans.derived_from is None or plans.spacing is not None:
+    if plans.view is not None:
+        commands.run("nnunet-ext", "views", "-d", number, "-p", plans.derived_from or DEFAULT_PLANS)
+    elif plans.derived_from is None or plans.spacing is not None:
         command = ["nnUNetv2_plan_experiment", "-d", number]
         command += ["-pl", plans.planner] if plans.planner else []
         command += ["-overwrite_target_spacing", *map(str, plans.spacing)] if plans.spacing else []
@@ -165,6 +172,10 @@ def _make_plans(plans: Plans, folder: Path, number: str, configurations: tuple[s
                 f"There is no {source}, which plans {plans.name} are made from: name it under 'plans:' too."
             )
         write_text(file, source.read_text(encoding="utf-8"))
+
+
+def _change_plans(plans: Plans, file: Path, configurations: tuple[str, ...]) -> None:
+    """Make the changes that are asked for."""
     content = json.loads(file.read_text(encoding="utf-8"))
     content["plans_name"] = plans.name
     for configuration in configurations:

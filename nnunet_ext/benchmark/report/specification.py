@@ -160,7 +160,7 @@ class Specification:
             answer=asked.answer,
             datasets=tuple(names.values()),
             configurations=asked.configurations,
-            plans=tuple(plans.name for plans in asked.plans),
+            plans=tuple(plans.name for plans in asked.matrix_plans),
             arms=tuple(_arm(arm, asked, names) for arm in asked.arms),
             folds=asked.folds,
             seeds=asked.seeds,
