@@ -63,10 +63,13 @@ def test_data_that_is_not_there_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_small_goes_from_the_source_to_the_report(file, tmp_path):
     """Official layout, conversion, planning, training, ensembles, scores and tables beside the printed numbers."""
-    work = tmp_path / "work"
-    for command in (["run", file, "--small", "--gpus", "none", "--cores", "2"], ["report", file]):
+    work = tmp_path / "work_small"  # where --small goes, beside the work folder
+    for command, folder in (
+        (["run", file, "--small", "--gpus", "none", "--cores", "2"], tmp_path / "work"),
+        (["report", file], work),
+    ):
         done = subprocess.run(
-            [Path(sys.executable).parent / "nnunet-ext", "benchmark", *command, "--work", work],
+            [Path(sys.executable).parent / "nnunet-ext", "benchmark", *command, "--work", folder],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 
 import pytest
@@ -48,6 +49,9 @@ def test_bad_input_is_one_sentence(
         run_cost(dataset.id, configuration, plans, [trainer])
 
 
+@pytest.mark.skipif(
+    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
+)
 def test_plans_made_for_two_networks_train(writable_dataset: Dataset) -> None:
     dataset = writable_dataset
     run_plan_for("nnUNetTrainerSDNetLabelled", dataset.id, "nnUNetPlans", "fitting", 0.3)
