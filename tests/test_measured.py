@@ -55,7 +55,7 @@ def test_a_row_of_other_numbers_is_noticed(measured):
                 rows += 1
                 missed += not measured.stale("page", f"## Results\n\n{links}\n\n{heading}{moved}\n")
     assert rows > 30
-    assert missed <= 0.03 * rows  # a few numbers of a row may all be there by chance
+    assert missed <= 0.05 * rows  # a few numbers of a row may all be there by chance
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, Eq. 11",
             "nothing",
             "0.96 x stock nnU-Net per iteration (CPU)",
-            "abdominal MR: Dice +0.017 and +0.266 after 600 iterations, none after 1,200",
+            "abdominal MR: Dice +0.017, +0.266 early, none after 1,200 iterations",
         ),
         TrainerEntry(
             "nnUNetTrainerRegionBoundary",
@@ -94,7 +94,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, Eq. 9 and 11",
             "a batch of 2 slices or more; ImageNet weights of ResNet-18 where there are any",
             "not measured yet",
-            "abdominal MR, 600 iterations: Dice +0.025 and +0.431; stock trained twice as long gains more",
+            "abdominal MR: Dice +0.025, +0.431; stock at equal time gains more",
         ),
         TrainerEntry(
             "nnUNetTrainerMLN",
