@@ -14,6 +14,8 @@ from nnunet_ext.core.errors import UserError
 PLANS = "smallPlans"
 _FEATURES = (4, 8, 8, 8, 8, 8, 8, 8)
 _WRITTEN = "written"
+# Options of trainers whose networks are not those of the plans.
+_NARROW = {"coarse_features": [4, 4, 8, 8], "fine_features": [4, 4, 8, 8], "channels": 8, "max_rounds": 2}
 # Trainers that need pretrained weights start from random ones.
 _RANDOM_WEIGHTS = {"NNUNET_EXT_VGG19": "random", "NNUNET_EXT_RESNET18": "random"}
 
@@ -50,8 +52,21 @@ def shrink(spec: Spec, work: Path) -> Spec:
 
 
 def _shrunk(arm: Arm, spec: Spec) -> Arm:
+    """An arm without a run length of its own, with narrow networks where their width is an option."""
+    from nnunet_ext.plugin.lookup import find_trainer
+    from nnunet_ext.training.base import ExtendedTrainer
+    from nnunet_ext.training.options import types_of
+
     view = None if arm.plans is None else spec.plans_named(arm.plans).view
-    return replace(arm, epochs=None, iterations=None, plans=f"{PLANS}_view{view}" if view else None)
+    arm = replace(arm, epochs=None, iterations=None, plans=f"{PLANS}_view{view}" if view else None)
+    try:
+        trainer = find_trainer(arm.trainer)
+    except AttributeError:  # an ensemble, or a name that the checks will tell of
+        return arm
+    if not issubclass(trainer, ExtendedTrainer):
+        return arm
+    known = types_of(trainer.options_class)
+    return replace(arm, options={**arm.options, **{name: _NARROW[name] for name in _NARROW if name in known}})
 
 
 def _with_phantom(dataset: Dataset, sources: Path) -> Dataset:

@@ -91,3 +91,14 @@ def test_small_writes_the_official_layouts(tmp_path, monkeypatch):
     assert list(spec.datasets[0].source.rglob("*.mhd"))
     named = checks.check_environment(spec)
     assert named.datasets[0].name is None  # is to be converted
+
+
+def test_small_networks_are_narrow_and_views_are_turned_small_plans(tmp_path, monkeypatch):
+    for variable in (*FOLDER_VARIABLES, "NNUNET_EXT_VGG19", "NNUNET_EXT_RESNET18"):
+        monkeypatch.setenv(variable, "")
+    spec = shrink(load(FOLDER / "liu2022_spleen.yaml"), tmp_path)
+    assert [plans.name for plans in spec.plans] == [PLANS, f"{PLANS}_view2", f"{PLANS}_view3"]
+    arms = {arm.name: arm for arm in spec.arms}
+    assert arms["MLN_view3"].plans == f"{PLANS}_view3" and arms["MLN_vote"].fuse == "vote"
+    assert arms["MLN_view3"].options["channels"] == 8 and arms["stock"].options == arms["MLL"].options == {}
+    checks.check_trainers(spec)
