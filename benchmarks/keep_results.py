@@ -8,11 +8,10 @@ WORK is the work folder of ``nnunet-ext benchmark run``. Curves of all epochs go
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
-from nnunet_ext.benchmark.report import write_report
 from nnunet_ext.benchmark.report.collect import collect
+from nnunet_ext.benchmark.report.page import report_files
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,17 +32,12 @@ def main() -> None:
     values.round(5).to_csv(RESULTS / f"{arguments.name}.csv", index=False)
     curves = ["arm", "seed", "fold", "epoch", "train_loss", "val_loss", "pseudo_dice", "seconds"]
     results.curves[curves].round(4).to_csv(RESULTS / f"{arguments.name}_curves.csv", index=False)
-    with tempfile.TemporaryDirectory() as scratch:
-        write_report(arguments.work, Path(scratch))
-        tables = "\n".join((Path(scratch) / name).read_text(encoding="utf-8") for name in ("tables.md", "costs.md"))
+    files = report_files(results)
+    versions = ", ".join(sorted(set(results.cells["fingerprint_torch"].dropna()) - {""}))
     specification = results.specification
-    heading = [specification.question, f"Machine: {arguments.machine}. torch {_torch(results)}.", specification.answer]
-    text = "\n\n".join(part for part in (*heading, tables) if part)
+    heading = [specification.question, f"Machine: {arguments.machine}. torch {versions}.", specification.answer]
+    text = "\n\n".join(part for part in (*heading, files["tables.md"] + "\n" + files["costs.md"]) if part)
     (RESULTS / f"{arguments.name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
-
-
-def _torch(results: object) -> str:
-    return ", ".join(sorted(set(results.cells["fingerprint_torch"].dropna()) - {""}))  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

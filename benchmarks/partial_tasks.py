@@ -28,7 +28,7 @@ def write_task(source: Path, task: Path, cases: Sequence[str], labels: Mapping[s
         task: its folder.
         cases: names.
         labels: of dataset.json, names by number.
-        kept: numbers of the labels that are annotated; voxels of others become background.
+        kept: numbers of the labels that are annotated, from now on 1, 2, ...; voxels of others become background.
     """
     for folder in ("imagesTr", "labelsTr"):
         (task / folder).mkdir(parents=True, exist_ok=True)
@@ -38,18 +38,18 @@ def write_task(source: Path, task: Path, cases: Sequence[str], labels: Mapping[s
             image.symlink_to((source / "imagesTr" / image.name).resolve())
         truth = sitk.ReadImage(str(source / "labelsTr" / image.name))
         values = sitk.GetArrayFromImage(truth)
-        erased = sitk.GetImageFromArray(np.where(np.isin(values, [int(k) for k in kept]), values, 0).astype(np.uint8))
+        numbered = sum(i * (values == int(key)) for i, key in enumerate(kept, start=1))
+        erased = sitk.GetImageFromArray(np.asarray(numbered, np.uint8))
         erased.CopyInformation(truth)
         sitk.WriteImage(erased, str(task / "labelsTr" / image.name), True)
-    numbers = {name: i for i, name in enumerate(["background", *(labels[key] for key in kept)])}
-    if len(kept) == 1:  # nnU-Net wants consecutive numbers
-        for case in cases:
-            path = str(task / "labelsTr" / f"{case}.nii.gz")
-            sitk.WriteImage(sitk.Cast(sitk.ReadImage(path) != 0, sitk.sitkUInt8), path, True)
-    content = json.loads((source / "dataset.json").read_text())
-    described = {"labels": {str(i): name for name, i in numbers.items()}, "numTraining": len(cases), "training": []}
-    described["training"] = [{"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"} for c in cases]
-    (task / "dataset.json").write_text(json.dumps(content | described | {"test": [], "numTest": 0}, indent=1))
+    content = json.loads((source / "dataset.json").read_text()) | {
+        "labels": {str(i): name for i, name in enumerate(["background", *(labels[key] for key in kept)])},
+        "numTraining": len(cases),
+        "training": [{"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"} for c in cases],
+        "numTest": 0,
+        "test": [],
+    }
+    (task / "dataset.json").write_text(json.dumps(content, indent=1))
 
 
 def main() -> None:

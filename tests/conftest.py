@@ -40,6 +40,13 @@ def tiny(plans: dict) -> dict:
     return plans
 
 
+slow = pytest.mark.skipif(
+    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
+)
+# What compiles in tests: for graph breaks, and as nnU-Net does.
+COMPILERS = ["eager", pytest.param("inductor", marks=slow)]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A preprocessed dataset and the nnU-Net folders it lies in."""

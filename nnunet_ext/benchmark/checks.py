@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.benchmark.matrix import CASCADE, FIRST_STAGE, cells_of, trainer_name
+from nnunet_ext.benchmark.matrix import cells_of, trainer_name
 from nnunet_ext.benchmark.records import METRICS, Record, read_records
 from nnunet_ext.benchmark.scores import conventions_of, with_merged
-from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Dataset, Spec
+from nnunet_ext.benchmark.spec import CASCADE, DEFAULT_PLANS, FIRST_STAGE, Dataset, Spec
 from nnunet_ext.benchmark.workspace import Workspace
 from nnunet_ext.core.environment import find_dataset, require_folder, require_nnunet
 from nnunet_ext.core.errors import UserError
@@ -115,7 +115,7 @@ def _check_dataset(spec: Spec, raw: Path, preprocessed: Path) -> None:
             raise UserError(f"{spec.name}: there is no fold {fold} of {raw.name}: {where} has folds 0 to {folds - 1}.")
     _check_cascade(spec, raw.name, folds)
     planned = {plans.name: plans for plans in spec.plans}
-    for name in [*planned, *(arm.plans for arm in spec.arms if arm.plans)]:
+    for name in [plans.name for plans in spec.all_plans]:
         file = preprocessed / f"{name}.json"
         if file.is_file():
             known = _json(file).get("configurations", {})
@@ -129,8 +129,6 @@ def _check_dataset(spec: Spec, raw: Path, preprocessed: Path) -> None:
         elif (source := planned[name].derived_from) is not None and source not in (*planned, DEFAULT_PLANS):
             if not (preprocessed / f"{source}.json").is_file() and planned[name].spacing is None:
                 raise UserError(f"{spec.name}: plans {name} are made from {source}, which is not there: list it too.")
-        elif planned[name].view is not None:
-            continue
         elif source is None and name != DEFAULT_PLANS and planned[name].planner is None:
             raise UserError(f"{spec.name}: there is no {file}: say with 'planner:' or 'from:' how {name} are made.")
 
@@ -214,8 +212,6 @@ def _check_cascade(spec: Spec, name: str, folds: int) -> None:
     """The second stage of nnU-Net's cascade learns from the first one's predictions of all cases."""
     if CASCADE not in spec.configurations:
         return
-    if FIRST_STAGE not in spec.configurations:
-        raise UserError(f"{spec.name}: {CASCADE} follows {FIRST_STAGE}: list it under 'configurations:' too.")
     for words, own in (("the benchmark", spec.folds), *((f"arm {arm.name}", arm.folds) for arm in spec.arms)):
         if own is not None and len(set(own)) < folds:
             raise UserError(

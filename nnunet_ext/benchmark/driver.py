@@ -24,9 +24,9 @@ from nnunet_ext.benchmark.engine import Settings
 from nnunet_ext.benchmark.estimate import TIMINGS, Estimate, estimate, from_iterations, timing_key
 from nnunet_ext.benchmark.jobs.prepare import fingerprint_of_data
 from nnunet_ext.benchmark.jobs.scoring import fail
-from nnunet_ext.benchmark.matrix import cell_key, cells_of
+from nnunet_ext.benchmark.matrix import cell_key, cells_of, members_of
 from nnunet_ext.benchmark.records import ENVIRONMENT, RECORD, SPECIFICATION, Cell, Record, read_attempts
-from nnunet_ext.benchmark.spec import Spec
+from nnunet_ext.benchmark.spec import CASCADE, Spec
 from nnunet_ext.benchmark.state import State, is_done, states_of
 from nnunet_ext.benchmark.workspace import RUN, STATE, TRAINED, Run, Workspace, read_run, read_specification
 from nnunet_ext.core.environment import require_folder
@@ -299,6 +299,8 @@ def _write_environment(space: Workspace) -> None:
 def time_cells(space: Workspace) -> Iterator[str]:
     """Time a few iterations of each arm, where its dataset is prepared; yields what is timed.
 
+    Not of ensembles, which are not trained, nor of a second stage, which waits for the predictions of the first.
+
     Raises:
         UserError: a trainer does not run.
     """
@@ -307,7 +309,7 @@ def time_cells(space: Workspace) -> Iterator[str]:
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for cell in cells_of(space.spec):
         key = timing_key(cell)
-        if key in known:
+        if key in known or members_of(space.spec, cell) or cell.configuration == CASCADE:
             continue
         yield key
         fingerprint_of_data(space, cell)

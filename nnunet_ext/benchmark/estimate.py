@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_ext.benchmark.matrix import arm_of
 from nnunet_ext.benchmark.records import Cell, Record
 from nnunet_ext.benchmark.state import State
-from nnunet_ext.benchmark.workspace import STATE, Workspace
+from nnunet_ext.benchmark.workspace import Workspace, read_state
 from nnunet_ext.core.errors import UserError
 
 TIMINGS = "timings.json"
@@ -68,7 +68,7 @@ def _measured(space: Workspace, cell: Cell) -> dict[str, Any] | None:
     """What a trained cell took."""
     folder = cell.folder(space.root)
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = read_state(folder)
         record = folder / "record.json"
         epochs = arm_of(space.spec, cell).epochs or space.spec.epochs
         if epochs is None:

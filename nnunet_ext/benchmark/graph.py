@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_ext.benchmark.failures import is_of_device_memory
-from nnunet_ext.benchmark.matrix import CASCADE, FIRST_STAGE, cell_key, cells_of, members_of
+from nnunet_ext.benchmark.matrix import cell_key, cells_of, members_of
 from nnunet_ext.benchmark.records import CELLS, RECORD, read_attempts
+from nnunet_ext.benchmark.spec import CASCADE, FIRST_STAGE
 from nnunet_ext.benchmark.workspace import TRAINED, Workspace
 
 _LARGEST_FACTOR = 4  # times the memory that was asked for

@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from nnunet_ext.benchmark.records import CELLS, Cell
 from nnunet_ext.benchmark.spec import ENSEMBLE, Arm, Dataset, Spec
 from nnunet_ext.core.errors import UserError
-
-CASCADE, FIRST_STAGE = "3d_cascade_fullres", "3d_lowres"
 
 
 def trainer_name(spec: Spec, arm: Arm) -> str:
@@ -34,17 +33,13 @@ def cells_of(spec: Spec) -> list[Cell]:
 
 
 def _cells(spec: Spec) -> Iterator[Cell]:
-    for seed in spec.seeds:
-        for fold in spec.folds:
-            for dataset in spec.datasets:
-                assert dataset.name is not None, dataset
-                for configuration in spec.configurations:
-                    for plans in spec.matrix_plans:
-                        for arm in spec.arms:
-                            if not arm.has(dataset, configuration, fold):
-                                continue
-                            name, trainer = arm.plans or plans.name, trainer_name(spec, arm)
-                            yield Cell(dataset.name, configuration, name, arm.name, trainer, fold, seed)
+    for seed, fold, dataset, configuration, plans, arm in product(
+        spec.seeds, spec.folds, spec.datasets, spec.configurations, spec.matrix_plans, spec.arms
+    ):
+        assert dataset.name is not None, dataset
+        if arm.has(dataset, configuration, fold):
+            name, trainer = arm.plans or plans.name, trainer_name(spec, arm)
+            yield Cell(dataset.name, configuration, name, arm.name, trainer, fold, seed)
 
 
 def arm_of(spec: Spec, cell: Cell) -> Arm:

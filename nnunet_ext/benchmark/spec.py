@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_PLANS = "nnUNetPlans"
+CASCADE, FIRST_STAGE = "3d_cascade_fullres", "3d_lowres"
 MAY_DIFFER = ("plans", "preprocessed")
 ENSEMBLE = "ensemble"
 FUSIONS = ("mean", "vote")
@@ -177,6 +178,13 @@ class Spec:
         """The plans that arms are trained with; those that an arm names are that arm's alone."""
         own = {arm.plans for arm in self.arms}
         return tuple(plans for plans in self.plans if plans.name not in own)
+
+    @property
+    def all_plans(self) -> tuple[Plans, ...]:
+        """The plans that are listed, and those that arms name without."""
+        listed = [plans.name for plans in self.plans]
+        others = dict.fromkeys(arm.plans for arm in self.arms if arm.plans and arm.plans not in listed)
+        return (*self.plans, *map(Plans, others))
 
     def plans_named(self, name: str) -> Plans:
         """The plans of this name; those that only an arm has are taken as they are."""

@@ -7,14 +7,17 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from nnunet_ext.benchmark.spec import (
+    CASCADE,
     DEFAULT_PLANS,
     ENSEMBLE,
+    FIRST_STAGE,
     FUSIONS,
     MAY_DIFFER,
     POSTPROCESSINGS,
@@ -31,7 +34,6 @@ from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import make_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # folders, shells and schedulers take these without quotes
-_Part = TypeVar("_Part")
 
 
 def load(path: Path) -> Spec:
@@ -116,6 +118,8 @@ def _check_whole(spec: Spec, where: str) -> None:
         twice = sorted({str(value) for value in values if list(values).count(value) > 1})
         if twice:
             raise UserError(f"{where} names the {words} {twice[0]} twice: leave one out.")
+    if CASCADE in spec.configurations and FIRST_STAGE not in spec.configurations:
+        raise UserError(f"{where}: {CASCADE} follows {FIRST_STAGE}: list it under 'configurations:' too.")
     runs: dict[Any, str] = {}
     for arm in spec.arms:
         _check_places(arm, spec, where)
@@ -147,17 +151,14 @@ def _check_places(arm: Arm, spec: Spec, where: str) -> None:
         if one is None or one.ensemble:
             trained = ", ".join(name for name, other in arms.items() if not other.ensemble)
             raise UserError(f"{where}: {arm.name} is an ensemble of {member.arm}, which is no arm among {trained}.")
-        for dataset in spec.datasets:
-            for configuration in spec.configurations:
-                for fold in spec.folds:
-                    place = member.configuration or configuration
-                    if arm.has(dataset, configuration, fold) and not (
-                        place in spec.configurations and one.has(dataset, place, fold)
-                    ):
-                        raise UserError(
-                            f"{where}: ensemble {arm.name} needs {member.arm} in {place}, fold {fold}, which is not in "
-                            "the matrix: restrict the ensemble, or add it."
-                        )
+        for dataset, configuration, fold in product(spec.datasets, spec.configurations, spec.folds):
+            place = member.configuration or configuration
+            is_there = place in spec.configurations and one.has(dataset, place, fold)
+            if arm.has(dataset, configuration, fold) and not is_there:
+                raise UserError(
+                    f"{where}: ensemble {arm.name} needs {member.arm} in {place}, fold {fold}, which is not in the "
+                    "matrix: restrict the ensemble, or add it."
+                )
 
 
 def _check_plans(spec: Spec, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nnunet_ext.benchmark.matrix import find_cell, trainer_name
 from nnunet_ext.benchmark.records import CELLS, SPECIFICATION, Cell, read_object
@@ -114,6 +115,25 @@ class Workspace:
 
     def _has_cells(self, arm: str) -> bool:
         return any((self.root / CELLS).glob(f"*/*/*/{arm}/fold_*"))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What the training of a cell has left of itself in the cell's folder."""
+    return read_object(folder / STATE)
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write that a cell is trained, and what is needed of it afterwards."""
+    write_text(folder / STATE, json.dumps(state, indent=2) + "\n")
+    declare_trained(folder)
+
+
+def declare_trained(folder: Path) -> bool:
+    """Say by the declared file too that a cell is trained, which a job before may not have lived to; whether it is."""
+    if not (folder / STATE).is_file():
+        return False
+    write_text(folder / TRAINED, (folder / STATE).read_text(encoding="utf-8"))
+    return True
 
 
 def read_specification(root: Path) -> Spec:

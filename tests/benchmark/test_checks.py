@@ -40,7 +40,6 @@ def spec(**changes):
         ),
         ({"folds": [0, 5]}, "there is no fold 5"),
         ({"configurations": ["3d_lowres"]}, "has no configuration 3d_lowres: it has 2d"),
-        ({"configurations": ["3d_cascade_fullres"]}, "3d_cascade_fullres follows 3d_lowres: list it"),
         (
             {"configurations": ["3d_lowres", "3d_cascade_fullres"], "folds": [0, 1]},
             "learns from the predictions of all 5 folds of .* by 3d_lowres, but the benchmark has only 0, 1: list all",

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from nnunet_ext.benchmark.driver import time_cells
 from nnunet_ext.benchmark.estimate import TIMINGS, estimate, from_iterations, timing_key
 from nnunet_ext.benchmark.jobs.prepare import prepare
 from nnunet_ext.benchmark.jobs.timing import time_iterations
@@ -63,3 +64,18 @@ def test_timing(dataset: Dataset, tmp_path):
     timed = time_iterations(space, cells_of(space.spec)[0])
     assert (timed["epochs"], timed["iterations"], timed["validation_iterations"]) == (7, 10, 2)
     assert 0 < timed["seconds"] < 30 and 0 < timed["validation_seconds"] < 30 and timed["checkpoint_bytes"] > 1e4
+
+
+def test_what_cannot_be_timed_is_left_out(tmp_path):
+    """An ensemble is not trained, and a second stage waits for the first one."""
+    arms = {"stock": "nnUNetTrainer", "other": "nnUNetTrainerMLL", "both": {"ensemble": ["stock", "other"]}}
+    configurations = ["3d_lowres", "3d_cascade_fullres"]
+    space = space_of(tmp_path, "Dataset090_X", Run(), arms=arms, configurations=configurations, epochs=10)
+    cells = {timing_key(cell): cell for cell in cells_of(space.spec)}
+    known = {key: from_iterations(TIMED) for key, cell in cells.items() if cell.configuration == "3d_lowres"}
+    del known[timing_key(cells_of(space.spec)[2])]
+    (tmp_path / TIMINGS).write_text(json.dumps(known))
+    assert list(time_cells(space)) == []
+    states = [State(cell, "waiting", None, 10) for cell in cells.values()]
+    assert estimate(space, states).unknown == ("stock", "other")
+    assert estimate(space, [state for state in states if state.cell.configuration == "3d_lowres"]).hours > 0

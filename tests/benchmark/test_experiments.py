@@ -1,6 +1,5 @@
 """The papers' experiments are benchmark files whose trainers, metrics and converters exist."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from nnunet_ext.core.environment import FOLDER_VARIABLES
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.metrics import METRICS
 from nnunet_ext.plugin.registry import TRAINERS
+from tests.conftest import slow
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -57,9 +57,7 @@ def test_data_that_is_not_there_is_named(tmp_path, monkeypatch):
         checks.check_environment(load(next(file for file in FILES if file.stem == "huang2024")))
 
 
-@pytest.mark.skipif(
-    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
-)
+@slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_small_goes_from_the_source_to_the_report(file, tmp_path):
     """Official layout, conversion, planning, training, ensembles, scores and tables beside the printed numbers."""

@@ -27,7 +27,7 @@ from nnunet_ext.networks.coarse_to_fine import SliceNetwork
 from nnunet_ext.networks.dual import DualNetwork
 from nnunet_ext.networks.multi_level import MultiLevelNetwork
 from tests.benchmark.running import epochs_of, space_of, wait_for
-from tests.conftest import PLANS, Dataset
+from tests.conftest import PLANS, Dataset, slow
 
 EPOCHS = 4
 
@@ -101,9 +101,7 @@ def without_seconds(path):
     return [row[:-1] for row in csv.reader(path.open())]
 
 
-@pytest.mark.skipif(
-    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
-)
+@slow
 def test_stopped_training_repeats_what_would_have_been(dataset: Dataset, tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_n_proc_DA")  # as the resources say: with one core, none
     (tmp_path / "images").mkdir()
@@ -211,9 +209,7 @@ def test_stop_with_workers_that_draw_batches(dataset: Dataset, tmp_path):
     assert attempt.failure.kind == "stopped" and attempt.last_epoch < 199
 
 
-@pytest.mark.skipif(
-    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
-)
+@slow
 def test_ensembles(dataset: Dataset, tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_n_proc_DA")
     (tmp_path / "images").mkdir()

@@ -75,6 +75,7 @@ def test_plain_data_and_back():
         ({"arms": {"a": "nnUNetTrainer_5epochs"}}, "run length in its trainer"),
         ({"arms": {"a": "nnUNetTrainer", "b": "nnUNetTrainer"}}, "a and b are the same run"),
         ({"arms": {"a": {"trainer": "nnUNetTrainer", "differs": ["split"]}}}, "plans and preprocessed alone"),
+        ({"configurations": ["3d_cascade_fullres"]}, "3d_cascade_fullres follows 3d_lowres: list it"),
         ({"arms": {"a": {"trainer": "nnUNetTrainer", "plans": "nnUNetPlans"}}}, "all plans are those of single arms"),
         ({"datasets": [{"source": "x"}]}, "neither id nor name"),
         ({"datasets": [{"id": 4, "source": "x"}]}, "no 'convert:'"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 
 import pytest
@@ -16,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cli.cost import run_cost, run_plan_for
 from nnunet_ext.core.errors import UserError
-from tests.conftest import PLANS, Dataset
+from tests.conftest import PLANS, Dataset, slow
 
 NAMES = ("nnUNetTrainer", "nnUNetTrainerSDNet")
 
@@ -49,9 +48,7 @@ def test_bad_input_is_one_sentence(
         run_cost(dataset.id, configuration, plans, [trainer])
 
 
-@pytest.mark.skipif(
-    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
-)
+@slow
 def test_plans_made_for_two_networks_train(writable_dataset: Dataset) -> None:
     dataset = writable_dataset
     run_plan_for("nnUNetTrainerSDNetLabelled", dataset.id, "nnUNetPlans", "fitting", 0.3)

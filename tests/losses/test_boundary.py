@@ -9,6 +9,7 @@ import torch
 from nnunet_ext.data.distance_maps import signed_distance_maps
 from nnunet_ext.labels import LabelLayout
 from nnunet_ext.losses.boundary import boundary_loss, boundary_loss_of_logits
+from tests.conftest import COMPILERS
 
 SHAPES = {"2D": (2, 3, 5, 6), "3D": (2, 2, 3, 4, 5)}
 
@@ -78,14 +79,15 @@ def test_a_shift_costs_its_millimetres_whatever_the_spacing():
     assert voxels[1] == pytest.approx(3 * voxels[0], rel=1e-3)
 
 
-def test_half_precision_is_lifted_and_compiles_in_one_graph():
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_half_precision_is_lifted_and_compiles_in_one_graph(backend):
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.rand(1, 1, 64, 64, 32, generator=generator).half()
     distance = (300 * torch.randn(probabilities.shape, generator=generator)).half()
     expected = (probabilities.double() * distance.double()).mean().item()
     assert (probabilities * distance).mean().item() != pytest.approx(expected, rel=1e-4)
     assert boundary_loss(probabilities, distance).item() == pytest.approx(expected, rel=1e-4)
-    compiled = torch.compile(boundary_loss, fullgraph=True, backend="eager")
+    compiled = torch.compile(boundary_loss, fullgraph=True, backend=backend)
     assert compiled(probabilities, distance).item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -194,11 +196,12 @@ def test_of_logits_it_passes_the_numerical_check(regions):
         assert without.item() == pytest.approx(value, rel=1e-12)
 
 
-def test_of_logits_in_half_precision_it_is_lifted_and_compiles_in_one_graph():
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_of_logits_in_half_precision_it_is_lifted_and_compiles_in_one_graph(backend):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 2, 64, 64, 32, generator=generator).half().requires_grad_()
     distance = (300 * torch.randn(1, 1, 64, 64, 32, generator=generator)).half()
-    compiled = torch.compile(boundary_loss_of_logits, fullgraph=True, backend="eager")
+    compiled = torch.compile(boundary_loss_of_logits, fullgraph=True, backend=backend)
     for function, relative in itertools.product((boundary_loss_of_logits, compiled), (False, True)):
         expected = boundary_loss(torch.softmax(logits.detach().double(), 1)[:, 1:], distance, relative).item()
         loss = function(logits, distance, relative=relative)

@@ -8,6 +8,7 @@ import torch
 
 from nnunet_ext.labels import REGIONS, LabelLayout
 from nnunet_ext.losses.partial import VoxelCrossEntropy, complete_target, pseudo_labels, voxel_cross_entropy
+from tests.conftest import COMPILERS
 
 SHAPES = {"2D": (3, 4, 5, 6), "3D": (3, 4, 3, 4, 2)}
 ANNOTATED = torch.tensor([[True] * 4, [False, True, False, False], [False] * 4])  # all, one organ, nothing
@@ -126,11 +127,12 @@ def test_regions_are_completed_and_counted_one_by_one(ignore):
     assert loss.item() == pytest.approx(expected / count, rel=1e-12)
 
 
-def test_half_precision_is_lifted_and_compiles_in_one_graph():
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_half_precision_is_lifted_and_compiles_in_one_graph(backend):
     logits, _, target = example((3, 4, 32, 32))
     logits = 20 * logits
     expected = voxel_cross_entropy(logits, target).item()
-    compiled = torch.compile(voxel_cross_entropy, fullgraph=True, backend="eager")
+    compiled = torch.compile(voxel_cross_entropy, fullgraph=True, backend=backend)
     assert compiled(logits.half(), target).dtype == torch.float32
     assert compiled(logits.half(), target).item() == pytest.approx(expected, rel=1e-3)
 

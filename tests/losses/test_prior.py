@@ -8,6 +8,7 @@ import torch
 
 from nnunet_ext.labels import REGIONS, LabelLayout
 from nnunet_ext.losses.prior import DualVariables, marginal_kl, mean_prediction, prior_aware_loss
+from tests.conftest import COMPILERS
 
 SHAPES = {"2D": (2, 3, 5, 6), "3D": (2, 3, 3, 4, 2)}
 PRIOR = torch.tensor([0.9, 0.08, 0.02], dtype=torch.float64)
@@ -171,9 +172,10 @@ def test_an_unknown_step_is_refused():
         DualVariables(PRIOR, "newton")
 
 
-def test_half_precision_is_lifted_and_compiles_in_one_graph():
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_half_precision_is_lifted_and_compiles_in_one_graph(backend):
     logits = logits_of((2, 3, 64, 64))
-    compiled = torch.compile(mean_prediction, fullgraph=True, backend="eager")
+    compiled = torch.compile(mean_prediction, fullgraph=True, backend=backend)
     assert compiled(logits.half()).dtype == torch.float32
     assert torch.allclose(compiled(logits.half()).double(), mean_prediction(logits), rtol=1e-3)
 

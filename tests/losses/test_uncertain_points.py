@@ -18,6 +18,7 @@ from nnunet_ext.losses.uncertain_points import (
     uncertain_point_loss,
     voxels_of,
 )
+from tests.conftest import COMPILERS
 
 SHAPES = {"2D": ((4, 5), (16, 20)), "3D": ((3, 4, 5), (12, 16, 20))}
 
@@ -156,14 +157,15 @@ def test_the_draw_is_uniform_and_follows_its_generator():
     assert torch.allclose(first.std((0, 1)), torch.full((3,), 1 / 3**0.5), atol=0.02)
 
 
-def test_half_precision_is_lifted_and_compiles_in_one_graph():
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_half_precision_is_lifted_and_compiles_in_one_graph(backend):
     logits, target, candidates, others = inputs("3D")
     half = (1000 * logits).half()
     points = candidates.float(), others.float(), 15
     expected = uncertain_point_loss(half.float(), target, *points)
     assert torch.isfinite(expected)
     assert uncertain_point_loss(half, target, *points).item() == pytest.approx(expected.item())
-    compiled = torch.compile(uncertain_point_loss, fullgraph=True, backend="eager")
+    compiled = torch.compile(uncertain_point_loss, fullgraph=True, backend=backend)
     assert compiled(half, target, *points).item() == pytest.approx(expected.item())
 
 

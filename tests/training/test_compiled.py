@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.networks.coarse_to_fine import CoarseToFineNetwork
 from nnunet_ext.plugin.registry import TRAINERS
 from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerCoarseToFine
-from tests.conftest import Dataset
+from tests.conftest import Dataset, slow
 from tests.trainers.test_coarse_to_fine import narrow
 from tests.training.building import built_for_a_step, full_batch
 from tests.training.narrow_vgg19 import use_narrow
@@ -26,9 +25,6 @@ LIKE_OTHERS = {
     *("nnUNetTrainerCascaded", "nnUNetTrainerCascadedVGG19", "nnUNetTrainerSDNetLabelled"),
     *("nnUNetTrainerMLNNoPixel", "nnUNetTrainerMLNNoGuidance", "nnUNetTrainerMLNNoCoarse"),
 }
-slow = pytest.mark.skipif(
-    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
-)
 CASES = [
     *[pytest.param(each, "eager", marks=[slow] if each in LIKE_OTHERS else []) for each in (STOCK, *TRAINERS)],
     *[pytest.param(each, "inductor", marks=slow) for each in (STOCK, *TRAINERS)],

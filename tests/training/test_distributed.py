@@ -3,7 +3,6 @@
 import functools
 import os
 
-import pytest
 import torch
 
 from nnunet_ext.losses.prior import DualVariables
@@ -11,7 +10,7 @@ from nnunet_ext.networks.vgg19_unet import VGG19UNet
 from nnunet_ext.plugin.registry import TRAINERS
 from nnunet_ext.trainers import cascaded
 from nnunet_ext.training.teacher import Teacher
-from tests.conftest import Dataset
+from tests.conftest import Dataset, slow
 from tests.trainers.test_coarse_to_fine import narrow
 from tests.trainers.test_multi_level import batch_with_distances
 from tests.trainers.test_pann import made, mixed_batch
@@ -90,9 +89,7 @@ def _train_all(trainer, rank: int):
     return {"losses": losses, "weights": [dict(network.named_parameters()) for network in networks]}
 
 
-@pytest.mark.skipif(
-    not os.environ.get("NNUNET_EXT_SLOW_TESTS"), reason="takes minutes: set NNUNET_EXT_SLOW_TESTS=1 to run it"
-)
+@slow
 def test_two_processes_keep_the_same_networks_of_all_trainers(dataset, tmp_path):
     ranks = in_two_processes(_make_all, _train_all, dataset, tmp_path / "ranks")
     for trainer, first, second in zip(TRAINERS, *ranks, strict=True):

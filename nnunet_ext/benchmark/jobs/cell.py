@@ -28,7 +28,7 @@ from nnunet_ext.benchmark.records import (
     attempt_path,
     read_attempts,
 )
-from nnunet_ext.benchmark.workspace import GAVE_UP, STATE, TRAINED, Workspace
+from nnunet_ext.benchmark.workspace import GAVE_UP, STATE, Workspace, declare_trained
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import make_folder, write_text
 
@@ -70,7 +70,7 @@ def run_step(space: Workspace, key: str, step: str, test_set: str = "", retries:
                 if stop.asked:
                     return STOPPED
         stack.callback(lock.release)
-        if step == TRAIN and _take_over(folder):
+        if step == TRAIN and declare_trained(folder):
             return 0
         if retries and not _may_try(space, folder):
             return 1
@@ -85,14 +85,6 @@ def _acquired(lock: FileLock) -> bool:
         lock.acquire(timeout=_WAITING_SECONDS)
     except Timeout:
         return False
-    return True
-
-
-def _take_over(folder: Path) -> bool:
-    """Whether a job before, whose end nobody saw, has trained the cell."""
-    if not (folder / STATE).is_file():
-        return False
-    write_text(folder / TRAINED, (folder / STATE).read_text(encoding="utf-8"))
     return True
 
 

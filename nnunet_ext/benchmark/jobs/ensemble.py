@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.jobs.progress import StopRequest
-from nnunet_ext.benchmark.jobs.training import build_trainer, initialize, write_state
+from nnunet_ext.benchmark.jobs.training import build_trainer, initialize
 from nnunet_ext.benchmark.matrix import arm_of, members_of
 from nnunet_ext.benchmark.records import Cell, read_attempts
-from nnunet_ext.benchmark.workspace import STATE, Workspace
+from nnunet_ext.benchmark.workspace import Workspace, read_state, write_state
 from nnunet_ext.core.environment import require_folder
 from nnunet_ext.core.errors import UserError
 
-_VALIDATION = "validation"
+_VALIDATION = "validation"  # as nnU-Net calls it
 
 
 def fuse(space: Workspace, cell: Cell, folders: Sequence[Path], output: Path) -> None:
@@ -55,7 +54,7 @@ def ensemble(space: Workspace, cell: Cell, stop: StopRequest) -> None:
     from nnunet_ext.benchmark.jobs.prepare import fingerprint_of_data
 
     members = members_of(space.spec, cell)
-    states = [_state(space, member) for member in members]
+    states = [read_state(member.folder(space.root)) for member in members]
     if any(state["cases"] != states[0]["cases"] for state in states):
         raise UserError(f"{cell}: its members validate on different cases, so that there is nothing to fuse.")
     folder = cell.folder(space.root)
@@ -111,9 +110,4 @@ def _with_probabilities(space: Workspace, member: Cell, folder: Path) -> Path:
     folder.mkdir()
     trainer.output_folder = trainer.output_folder_base = str(folder)
     trainer.perform_actual_validation(True)
-    return folder / "validation"
-
-
-def _state(space: Workspace, member: Cell) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((member.folder(space.root) / STATE).read_text(encoding="utf-8"))
-    return content
+    return folder / _VALIDATION

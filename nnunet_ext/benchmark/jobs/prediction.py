@@ -11,8 +11,9 @@ from pathlib import Path
 
 from nnunet_ext.benchmark.jobs.scoring import predictions_folder
 from nnunet_ext.benchmark.jobs.training import device_of
-from nnunet_ext.benchmark.matrix import CASCADE, FIRST_STAGE, arm_of, members_of, plans_with_options
+from nnunet_ext.benchmark.matrix import arm_of, members_of, plans_with_options
 from nnunet_ext.benchmark.records import Cell
+from nnunet_ext.benchmark.spec import CASCADE, FIRST_STAGE
 from nnunet_ext.benchmark.workspace import Workspace
 from nnunet_ext.core.files import write_text
 

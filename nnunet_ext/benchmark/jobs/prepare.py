@@ -52,10 +52,8 @@ def prepare(space: Workspace, dataset: Dataset) -> int:
         except _StoppedError:
             return STOPPED
     _split(folder, name)
-    for plans in space.spec.plans:
+    for plans in space.spec.all_plans:
         _write_options(space, folder, plans.name)
-    for plans_name in {arm.plans for arm in space.spec.arms if arm.plans}:
-        _write_options(space, folder, plans_name)
     write_text(target, json.dumps({"dataset": name}) + "\n")
     return 0
 
@@ -126,9 +124,7 @@ def _plan(space: Workspace, name: str, commands: _Commands) -> Path:
             "--verify_dataset_integrity",
             "--no_pbar",
         )
-    listed = {plans.name for plans in space.spec.plans}
-    others = {arm.plans for arm in space.spec.arms if arm.plans} - listed
-    wanted = [*space.spec.plans, *(Plans(name) for name in sorted(others))]
+    wanted = space.spec.all_plans
     for plans in sorted(wanted, key=lambda one: (one.derived_from is not None) + (one.view is not None)):
         file = folder / f"{plans.name}.json"
         if not file.is_file():
@@ -158,7 +154,7 @@ def _make_plans(plans: Plans, folder: Path, number: str, commands: _Commands) ->
     """Let nnU-Net plan, copy other plans, or turn them."""
     file = folder / f"{plans.name}.json"
     if plans.view is not None:
-        commands.run("nnunet-ext", "views", "-d", number, "-p", plans.derived_from or DEFAULT_PLANS)
+        commands.run("nnunet-ext", "views", "-d", number, "-p", plans.derived_from)
     elif plans.derived_from is None or plans.spacing is not None:
         command = ["nnUNetv2_plan_experiment", "-d", number]
         command += ["-pl", plans.planner] if plans.planner else []

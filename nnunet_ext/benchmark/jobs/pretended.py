@@ -20,7 +20,7 @@ from nnunet_ext.benchmark.jobs.scoring import finish
 from nnunet_ext.benchmark.matrix import arm_of
 from nnunet_ext.benchmark.records import CURVES, METRICS, Cell, Fingerprint
 from nnunet_ext.benchmark.scores import HEADER
-from nnunet_ext.benchmark.workspace import STATE, TRAINED, Workspace
+from nnunet_ext.benchmark.workspace import Workspace, read_state, write_state
 from nnunet_ext.core.files import write_text
 
 _CHECKPOINT = "pretended_checkpoint.json"
@@ -66,8 +66,7 @@ def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> No
         "cases": [],
         "validation": "",
     }
-    for name in (STATE, TRAINED):
-        write_text(folder / name, json.dumps(state))
+    write_state(folder, state)
 
 
 def evaluate(space: Workspace, cell: Cell) -> None:
@@ -80,7 +79,7 @@ def evaluate(space: Workspace, cell: Cell) -> None:
             for name in space.spec.metrics:
                 rows.append(f"case_{cell.fold}_{case},{label},{name},{float(generator.random())!r}")
     write_text(folder / METRICS, "\n".join(rows) + "\n")
-    finish(space, cell, json.loads((folder / STATE).read_text(encoding="utf-8")))
+    finish(space, cell, read_state(folder))
 
 
 def main(arguments: list[str]) -> int:

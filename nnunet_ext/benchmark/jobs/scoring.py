@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from nnunet_ext.benchmark.records import (
     read_attempts,
 )
 from nnunet_ext.benchmark.scores import score
-from nnunet_ext.benchmark.workspace import STATE, Workspace
+from nnunet_ext.benchmark.workspace import Workspace, read_state
 from nnunet_ext.core.environment import require_folder
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import write_text
@@ -40,7 +39,7 @@ def evaluate(space: Workspace, cell: Cell) -> None:
         UserError: a prediction is missing or cannot be scored.
     """
     folder = cell.folder(space.root)
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    state = read_state(folder)
     dataset = require_folder("nnUNet_preprocessed") / cell.dataset
     about = dataset / "dataset.json"
     references = dataset / "gt_segmentations"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import math
 import random
 import shutil
@@ -24,7 +23,7 @@ from nnunet_ext.benchmark.failures import NOT_A_NUMBER, STOPPED
 from nnunet_ext.benchmark.jobs.progress import Ledger, Stopped, StopRequest, hold
 from nnunet_ext.benchmark.matrix import arm_of, plans_with_options
 from nnunet_ext.benchmark.records import CURVES, Cell
-from nnunet_ext.benchmark.workspace import STATE, TRAINED, Workspace
+from nnunet_ext.benchmark.workspace import Workspace, declare_trained, write_state
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import replaced_when_complete, write_text
 
@@ -140,13 +139,6 @@ def train(space: Workspace, cell: Cell, ledger: Ledger, stop: StopRequest) -> No
         "validation": str(Path(trainer.output_folder) / "validation"),
     }
     write_state(folder, state)
-
-
-def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write that a cell is trained, and what is needed of it afterwards."""
-    text = json.dumps(state, indent=2) + "\n"
-    write_text(folder / STATE, text)
-    write_text(folder / TRAINED, text)
 
 
 def _device_name(device: Any, precision: str) -> str:
@@ -281,9 +273,8 @@ def main(arguments: list[str]) -> int:
     cell = space.cell(key)
     hold(cell.folder(space.root) / _LOCK)
     ledger = Ledger(Path(attempt))
-    if (cell.folder(space.root) / STATE).is_file():  # by a training whose job had ended before it
+    if declare_trained(cell.folder(space.root)):  # by a training whose job had ended before it
         ledger.update(exit_code=0)
-        write_text(cell.folder(space.root) / TRAINED, (cell.folder(space.root) / STATE).read_text(encoding="utf-8"))
         return 0
     try:
         if arm_of(space.spec, cell).ensemble:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def expectation(trainer: nnUNetTrainer) -> str:
     """One sentence of what the trainer needs and what its GPU has; it names ``nnunet-ext plan-for`` where that is less.
 
-    A step is simulated, which takes a second or two. What cannot be known is said, never raised. With several GPUs the
-    batch is that of one; buffers of DistributedDataParallel are not counted.
+    A step is simulated, which takes one to four seconds. What cannot be known is said, never raised. With several GPUs
+    the batch is that of one; buffers of DistributedDataParallel are not counted.
 
     Args:
         trainer: initialised, on CUDA.
