@@ -12,7 +12,7 @@ from typing import Any
 from nnunet_ext.benchmark.spec import Spec
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.conventions import Conventions, conventions_from
-from nnunet_ext.evaluation.metrics import METRICS, metric_names, nsd_name
+from nnunet_ext.evaluation.metrics import METRICS, POOLED_COUNTS, metric, metric_names, nsd_name
 
 HEADER = ("case", "label", "metric", "value")
 
@@ -21,7 +21,7 @@ def conventions_of(spec: Spec) -> Conventions:
     """The conventions of a benchmark: its preset, with the surface Dice tolerances that its metrics name.
 
     Raises:
-        UserError: a metric or the preset does not exist.
+        UserError: a metric or the preset does not exist, or the first metric is of all cases together.
     """
     tolerances = []
     for name in spec.metrics:
@@ -35,14 +35,25 @@ def conventions_of(spec: Spec) -> Conventions:
             raise UserError(f"{spec.name}: there is no metric {name}: a surface Dice is named like NSD_2mm.")
         tolerances.append(tolerance)
     made = conventions_from(spec.preset, nsd_tolerances_mm=tuple(tolerances) or None)
-    known = metric_names(made)
+    known = [*metric_names(made), *(one.name for one in METRICS.values() if one.pooled)]
     for name in spec.metrics:
         if name not in known:
             advice = (
                 f"it needs another preset than {spec.preset}." if name in METRICS else f"there are {', '.join(known)}."
             )
             raise UserError(f"{spec.name}: there is no metric {name}: {advice}")
+    if metric(first := spec.metrics[0]).pooled:
+        raise UserError(
+            f"{spec.name}: the first metric compares arms case by case, and {first} is of all cases together: begin "
+            f"with another one, as {first.partition('_')[0]}."
+        )
     return made
+
+
+def columns_of(metrics: Sequence[str]) -> list[str]:
+    """What is kept of each case: its metrics, and the counts where metrics of all cases together are made of them."""
+    of_cases = [name for name in metrics if not metric(name).pooled]
+    return of_cases if len(of_cases) == len(metrics) else [*of_cases, *POOLED_COUNTS]
 
 
 def with_merged(dataset_json: Mapping[str, Any], merged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -96,8 +107,9 @@ def score(spec: Spec, references: Path, predictions: Path, dataset_json: Path, c
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
+    columns = columns_of(spec.metrics)
     for row in table.sort_values(["case", "label"], kind="stable").to_dict("records"):
-        for name in spec.metrics:
-            value = float(row[name])
+        for name in columns:
+            value = math.nan if row["presence"] == "unannotated" else float(row[name])
             writer.writerow([row["case"], row["label"], name, "" if math.isnan(value) else repr(value)])
     return text.getvalue()

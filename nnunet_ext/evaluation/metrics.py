@@ -31,6 +31,7 @@ class Metric:
         ideal: Value of a perfect segmentation.
         direction: ``higher`` or ``lower`` is better, ``zero``: closer to 0 is better.
         explanation: One line.
+        pooled: Whether it is of all cases together, from the sums of their counts; else of one case.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Metric:
     ideal: float
     direction: Literal["higher", "lower", "zero"]
     explanation: str
+    pooled: bool = False
 
     @property
     def arrow(self) -> str:
@@ -87,6 +89,11 @@ _SCORES = [
     Metric("CHAOS_score", "CHAOS", "points", 100, "higher", "mean of four thresholded metrics, 0 to 100"),
     Metric("SLIVER07_score", "SLIVER07", "points", 100, "higher", "mean of five metrics; 75 is a second human rater"),
 ]
+_POOLED = [
+    Metric("Dice_global", "DSC global", "", 1, "higher", "Dice of all cases taken as one", pooled=True),
+    Metric("IoU_global", "Jaccard global", "", 1, "higher", "IoU of all cases taken as one", pooled=True),
+]
+POOLED_COUNTS = ("TP", "FP", "FN")  # what they are computed from
 
 
 def nsd_name(tolerance_mm: float) -> str:
@@ -107,7 +114,7 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
-METRICS: dict[str, Metric] = {m.name: m for m in (*_FIXED, *_SCORES)}
+METRICS: dict[str, Metric] = {m.name: m for m in (*_FIXED, *_SCORES, *_POOLED)}
 
 
 def metric_names(conventions: Conventions) -> list[str]:
@@ -166,6 +173,22 @@ def overlap_metrics(counts: ConfusionCounts, voxel_ml: float, conventions: Conve
         "Specificity": tn / negatives if negatives else 1.0,
         "Accuracy": (tp + tn) / (union + tn),
     }
+
+
+def pooled_metrics(tp: float, fp: float, fn: float) -> dict[str, float]:
+    """Dice and IoU of all cases taken as one: "Dice global" of LiTS and SD-Net (Huang et al. 2024, Sec. 4.2).
+
+    Args:
+        tp: True positive voxels, summed over cases.
+        fp: False positive ones.
+        fn: False negative ones.
+
+    Returns:
+        By name; NaN where no case holds the class.
+    """
+    union = tp + fp + fn
+    values = (2 * tp / (union + tp), tp / union) if union else (math.nan, math.nan)
+    return dict(zip((m.name for m in _POOLED), values, strict=True))
 
 
 def distance_metrics(distances: SurfaceDistances, conventions: Conventions) -> dict[str, float]:

@@ -15,7 +15,7 @@ from nnunet_ext import __version__
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.core.files import write_together
 from nnunet_ext.evaluation.conventions import Conventions
-from nnunet_ext.evaluation.metrics import metric, metric_names
+from nnunet_ext.evaluation.metrics import POOLED_COUNTS, metric, metric_names, pooled_metrics
 from nnunet_ext.evaluation.targets import Target
 
 COUNTS = ("TP", "FP", "FN", "TN", "n_ref", "n_pred")
@@ -106,16 +106,10 @@ class Evaluation:
         return {str(name): float(value) for name, value in means.items()}
 
     def dataset_level(self) -> dict[str, dict[str, float]]:
-        """Dice and IoU of the union of all cases, per class: "Dice global" of LiTS and SD-Net (Huang et al. 2024)."""
+        """Metrics of all cases taken as one, per class."""
         kept = self.table[self.table["presence"] != "unannotated"]
-        sums = kept.groupby("label", sort=False)[["TP", "FP", "FN"]].sum()
-        result = {}
-        for name, row in sums.iterrows():
-            union = int(row.sum())
-            overlap = int(row["TP"])
-            values = (2 * overlap / (union + overlap), overlap / union) if union else (float("nan"), float("nan"))
-            result[str(name)] = {"Dice_global": values[0], "IoU_global": values[1]}
-        return result
+        sums = kept.groupby("label", sort=False)[list(POOLED_COUNTS)].sum()
+        return {str(name): pooled_metrics(*map(int, row)) for name, row in sums.iterrows()}
 
     def worst(self, name: str = "Dice", n: int = 3) -> pd.DataFrame:
         """The ``n`` rows with the worst value of a metric, worst first."""

@@ -78,6 +78,7 @@ def test_folders_not_set(monkeypatch):
         ({"metrics": ["Dise"]}, "there is no metric Dise: there are Dice"),
         ({"metrics": ["NSD_2"]}, "named like NSD_2mm"),
         ({"metrics": ["CHAOS_score"]}, "needs another preset than papers"),
+        ({"metrics": ["Dice_global", "Dice"]}, "case by case, and Dice_global is of all cases together"),
         ({"preset": "paper"}, "unknown preset 'paper'"),
         ({"published": [{"arm": "c"}]}, "published has the arm c; there are stock, other"),
     ],

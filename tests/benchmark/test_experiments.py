@@ -71,7 +71,7 @@ def test_small_goes_from_the_source_to_the_report(file, tmp_path):
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-    records = read_records(work)
+    records = list(read_records(work))
     assert {record.status for record in records} == {"finished"}
     assert {record.cell.arm for record in records} == {arm.name for arm in load(file).arms}
     assert "printed numbers beside ours" in (work / "report" / "tables.md").read_text()

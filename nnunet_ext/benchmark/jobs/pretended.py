@@ -19,7 +19,7 @@ from nnunet_ext.benchmark.jobs.progress import Ledger, Stopped, StopRequest, hol
 from nnunet_ext.benchmark.jobs.scoring import finish
 from nnunet_ext.benchmark.matrix import arm_of
 from nnunet_ext.benchmark.records import CURVES, METRICS, Cell, Fingerprint
-from nnunet_ext.benchmark.scores import HEADER
+from nnunet_ext.benchmark.scores import HEADER, columns_of
 from nnunet_ext.benchmark.workspace import Workspace, read_state, write_state
 from nnunet_ext.core.files import write_text
 
@@ -76,7 +76,7 @@ def evaluate(space: Workspace, cell: Cell) -> None:
     rows = [",".join(HEADER)]
     for case in range(_CASES):
         for label in _LABELS:
-            for name in space.spec.metrics:
+            for name in columns_of(space.spec.metrics):
                 rows.append(f"case_{cell.fold}_{case},{label},{name},{float(generator.random())!r}")
     write_text(folder / METRICS, "\n".join(rows) + "\n")
     finish(space, cell, read_state(folder))

@@ -6,6 +6,7 @@ import pandas as pd
 
 from nnunet_ext.benchmark.report.collect import PLACE, Results
 from nnunet_ext.benchmark.report.specification import Setting, Specification
+from nnunet_ext.benchmark.scores import columns_of
 from nnunet_ext.core.errors import UserError
 
 ALWAYS_EQUAL = ("split", "dataset_json", "labels", "metrics", "nnunetv2", "torch")
@@ -56,7 +57,9 @@ def remarks(results: Results) -> list[str]:
         if len(set(spans.values())) > 1:
             found.append(f"Arms differ in {words}: {', '.join(f'{arm} {span}' for arm, span in spans.items())}.")
     scored = set(results.values["metric"])
-    if scored and (absent := [name for name in results.specification.metrics if name not in scored]):
+    if scored and (
+        absent := [name for name in results.specification.metrics if not scored.issuperset(columns_of([name]))]
+    ):
         found.append(f"Asked for but not scored: {', '.join(absent)}.")
     declared = [arm.name for arm in results.specification.arms if arm.may_differ]
     if declared:

@@ -192,7 +192,8 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
     metrics, names = specification.metrics, specification.arm_names
     own_scores = [one for name in metrics for one in scores(results, setting, name)]
     scored = [name for name in metrics if any(s.metric == name for s in own_scores)]
-    own_differences = differences(results, setting, scored)
+    of_cases = [name for name in scored if not metric(name).pooled]
+    own_differences = differences(results, setting, of_cases)
     spreads = [spread(results, setting, name) for name in scored]
     # A test set is no training of its own: what that cost stands with the final validation.
     own_costs = [] if setting.test_set else [c for c in all_costs if c.setting == setting]
@@ -205,10 +206,10 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
     if own_scores:
         main.append(score_table(own_scores, specification, title, scored))
         if own_differences:
-            main.append(difference_table(own_differences, title, scored))
+            main.append(difference_table(own_differences, title, of_cases))
         for name in scored if several else []:
             more.append(class_table(own_scores, specification, title, name))
-            if own_differences:
+            if own_differences and name in of_cases:
                 more.append(class_difference_table(own_differences, title, name))
         if any(s.undefined for s in own_scores if s.label is not None):
             more.append(undefined_table(own_scores, title))
@@ -241,7 +242,7 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
 def _ranks(results: Results) -> list[RankSection]:
     specification = results.specification
     found = []
-    for name in specification.metrics:
+    for name in [name for name in specification.metrics if not metric(name).pooled]:
         for number, (group, own) in enumerate(rankings(results, name).items()):
             tables = [rank_table(own, specification.arm_names, group)]
             datasets = [r for r in own if r.title in specification.datasets]

@@ -16,7 +16,8 @@ from scipy.stats import f as f_distribution
 
 from nnunet_ext.benchmark.report.collect import Results
 from nnunet_ext.benchmark.report.specification import Setting
-from nnunet_ext.evaluation.metrics import Metric, metric
+from nnunet_ext.benchmark.scores import columns_of
+from nnunet_ext.evaluation.metrics import POOLED_COUNTS, Metric, metric, pooled_metrics
 from nnunet_ext.evaluation.statistics import (
     bootstrap_interval,
     differences_and_gains,
@@ -41,7 +42,7 @@ class Score:
         cells: Finished cells.
         values: Values of cases, over all cells.
         undefined: Those without a value (class in neither label map).
-        mean: Mean over folds of the mean over the cells of the fold; a cell is the mean over its cases.
+        mean: Mean over folds of the mean over the cells of the fold; a cell is that of :func:`per_cell`.
         fold_std: Standard deviation over folds (n - 1); NaN for a single fold.
         seed_std: Standard deviation over seeds within a fold, pooled over folds; NaN for a single seed.
     """
@@ -169,12 +170,36 @@ def per_case(results: Results, setting: Setting, name: str) -> pd.DataFrame:
     codes = values["label"].map({label: i for i, label in enumerate(labels) if label is not None})
     table = values.assign(label=codes).set_index([*KEYS, "label"])["value"].unstack("label")
     table = table.reindex(columns=range(len(labels)))
+    return _with_mean(table, labels, results).sort_index()
+
+
+def per_cell(results: Results, setting: Setting, name: str) -> pd.DataFrame:
+    """Values of a metric in a setting: the mean over cases, or what the metric is of all cases taken as one.
+
+    Returns:
+        Index (arm, fold, seed), columns as of :func:`per_case`; the mean over classes of a metric of all cases
+        together is that of the values of the classes.
+    """
+    if not metric(name).pooled:
+        # Infinite values are kept: a mean over a missed organ that was given an infinite distance is infinite.
+        with np.errstate(invalid="ignore"):
+            return per_case(results, setting, name).groupby(level=KEYS[:-1]).mean()
+    sums = [per_case(results, setting, count).groupby(level=KEYS[:-1]).sum() for count in POOLED_COUNTS]
+    table = pd.DataFrame(index=sums[0].index)
+    for column in sums[0]:
+        counts = zip(*(one[column] for one in sums), strict=True)
+        table[column] = [pooled_metrics(*own)[name] for own in counts]
+    return _with_mean(table, classes(results, setting), results)
+
+
+def _with_mean(table: pd.DataFrame, labels: Sequence[str | None], results: Results) -> pd.DataFrame:
+    """With the mean over classes, without merged ones, in the last column where there are several."""
     if None in labels:
         merged = results.specification.merged
         plain = [i for i, label in enumerate(labels) if label is not None and label not in merged]
         with np.errstate(invalid="ignore"):
             table[len(labels) - 1] = table[plain].mean(axis=1)
-    return table.sort_index()
+    return table
 
 
 def _of(values: pd.DataFrame, setting: Setting) -> pd.DataFrame:
@@ -186,18 +211,16 @@ def _of(values: pd.DataFrame, setting: Setting) -> pd.DataFrame:
 
 def scores(results: Results, setting: Setting, name: str) -> list[Score]:
     """Scores of all arms in one metric, classes within arms; an arm without finished cells has none."""
-    table = per_case(results, setting, name)
+    table = per_case(results, setting, columns_of([name])[0])
+    by_cell = per_cell(results, setting, name)
     labels = classes(results, setting)
     found = []
     for arm in results.specification.arm_names:
         if arm not in table.index.get_level_values("arm"):
             continue
-        own = table.loc[arm]
         for position, label in enumerate(labels):
-            values = own[position]
-            # Infinite values are kept: a mean over a missed organ that was given an infinite distance is infinite.
+            values, cells = table.loc[arm][position], by_cell.loc[arm][position]
             with np.errstate(invalid="ignore"):
-                cells = _cell_means(values)
                 folds = cells.groupby("fold").mean()
                 fold_std = float(folds.std(ddof=1))
                 variances = cells.groupby("fold").var(ddof=1).dropna()
@@ -219,12 +242,8 @@ def scores(results: Results, setting: Setting, name: str) -> list[Score]:
     return found
 
 
-def _cell_means(values: pd.Series) -> pd.Series:
-    return values.groupby(["fold", "seed"]).mean()
-
-
 def differences(results: Results, setting: Setting, names: Sequence[str]) -> list[Difference]:
-    """Every arm against the reference arm, paired by case, fold and seed.
+    """Every arm against the reference arm, paired by case, fold and seed, in metrics of single cases.
 
     Empty where the reference or every other arm has no finished cell.
     """
@@ -313,13 +332,13 @@ def spread(results: Results, setting: Setting, name: str) -> Spread:
     seeds within arm and fold, that is, another training; with one seed it is the interaction of arms and folds.
     """
     labels = classes(results, setting)
-    table = per_case(results, setting, name)
+    table = per_cell(results, setting, name)
     present = table.index.get_level_values("arm")
     arms = [arm for arm in results.specification.arm_names if arm in present]
     if not arms:
         return spread_of_cells(pd.DataFrame(), setting, name)
     overall = table[len(labels) - 1 if None in labels else 0]
-    return spread_of_cells(overall.groupby(["arm", "fold", "seed"]).mean().unstack("arm")[arms], setting, name)
+    return spread_of_cells(overall.unstack("arm")[arms], setting, name)
 
 
 def spread_of_cells(cells: pd.DataFrame, setting: Setting, name: str) -> Spread:

@@ -20,6 +20,7 @@ from nnunet_ext.benchmark.records import (
     Usage,
     attempt_path,
 )
+from nnunet_ext.benchmark.scores import columns_of
 
 PLANS, CONFIGURATION = "nnUNetPlans", "3d_fullres"
 FAILED, MISSING = "failed", "missing"
@@ -166,7 +167,8 @@ def write_work(
                 case = f"case_{fold * cases + i:03d}"
                 dice = min(1.0, 0.8 + effect + hardness[i, j] + training + noise[i, j])
                 values = {"Dice": dice, "HD95": 60 * (1 - dice), "NSD_2mm": 1 - 0.8 * (1 - dice)}
-                for name in metrics:
+                values |= {"TP": round(1000 * dice), "FP": round(1000 * (1 - dice)), "FN": round(1000 * (1 - dice))}
+                for name in columns_of(metrics):
                     value = "" if (case, labels[j]) in undefined else repr(float(values[name]))
                     rows.append((case, labels[j], name, value))
             cell = Cell(dataset, CONFIGURATION, PLANS, arm, trainers[arm]["trainer"], fold, seed)

@@ -130,6 +130,16 @@ def test_one_fold_and_one_class(tmp_path):
     assert "too little to say whether another training would give the same order" in text
 
 
+def test_metrics_of_all_cases_together_are_scored_and_not_compared_case_by_case(tmp_path):
+    printed = {"arm": "MLL", "label": "liver", "metric": "Dice_global", "value": 94.53, "source": "Table 1"}
+    write_work(tmp_path, {"stock": 0.0, "MLL": 0.05}, metrics=("Dice", "Dice_global"), published=[printed])
+    files = report_files(collect(tmp_path))
+    text_of(files)
+    assert "| MLL | liver | DSC global (%) ↑ | 94.53 |" in files["tables.md"]
+    assert "Dice_global" in files["scores.csv"] and "Dice_global" in files["spread.csv"]
+    assert "Dice_global" not in files["differences.csv"] + files["ranks.csv"]
+
+
 def test_all_failed(tmp_path):
     write_work(
         tmp_path, {"stock": 0, "MLL": 0}, without={(NAME, a, f, 0): FAILED for a in ("stock", "MLL") for f in (0, 1)}

@@ -68,6 +68,38 @@ def test_the_mean_over_classes_leaves_out_merged_ones_and_what_is_undefined(tmp_
     assert by_label[None].mean == pytest.approx(0.55)
 
 
+def test_metrics_of_all_cases_together_are_of_summed_counts(tmp_path):
+    """A plain reference: the cases of a cell joined to one, cells by fold; a class in no case has no value."""
+    write_specification(tmp_path, folds=[0, 1], metrics=["Dice", "Dice_global"], merged={"both": ["liver", "spleen"]})
+    rng = np.random.default_rng()
+    expected = {}
+    for arm in ("stock", "MLL"):
+        by_fold = {}
+        for fold in (0, 1):
+            found = {label: rng.integers(1, 99, (3, 3)) for label in ("liver", "spleen", "both")}  # cases, counts
+            table = []
+            for label, counts in found.items():
+                for i, (tp, fp, fn) in enumerate(counts):
+                    own = (f"case{fold}{i}", label)
+                    table += [(*own, "Dice", 2 * tp / (2 * tp + fp + fn)), (*own, "TP", tp), (*own, "FP", fp)]
+                    table.append((*own, "FN", fn))
+            table += [(f"case{fold}{i}", "kidney", name, 0) for i in range(3) for name in ("Dice", "TP", "FP", "FN")]
+            write(tmp_path, arm, table, fold)
+            joined = {label: counts.sum(axis=0) for label, counts in found.items()}
+            by_fold[fold] = {label: 2 * tp / (2 * tp + fp + fn) for label, (tp, fp, fn) in joined.items()}
+            by_fold[fold][None] = (by_fold[fold]["liver"] + by_fold[fold]["spleen"]) / 2
+        expected[arm] = {label: (by_fold[0][label] + by_fold[1][label]) / 2 for label in by_fold[0]}
+    results = collect(tmp_path)
+    made = scores(results, HERE, "Dice_global")
+    assert len(made) == 2 * 5
+    for score in made:
+        if score.label == "kidney":
+            assert np.isnan(score.mean)
+        else:
+            assert score.mean == pytest.approx(expected[score.arm][score.label])
+            assert (score.cells, score.values, score.undefined) == (2, 6, 0)
+
+
 def test_a_class_may_have_the_name_of_the_mean(tmp_path):
     write_specification(tmp_path, folds=[0])
     write(tmp_path, "stock", rows({"a": 0.2}, "mean over classes") + rows({"a": 0.4}))
