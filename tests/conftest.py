@@ -144,16 +144,23 @@ def _prepared_unlabelled(_prepared: Dataset, tmp_path_factory: pytest.TempPathFa
 
 def add_unlabelled(dataset: Dataset, cases: Sequence[str]) -> Path:
     """Put images like those of training into imagesUn."""
+    return add_unlabelled_images(dataset.raw, cases)
+
+
+def add_unlabelled_images(raw: Path, cases: Sequence[str]) -> Path:
+    """The same for the folder of a raw dataset."""
     import SimpleITK as sitk
 
-    folder = dataset.raw / "imagesUn"
+    folder = raw / "imagesUn"
     folder.mkdir(exist_ok=True)
-    like = sitk.ReadImage(str(next((dataset.raw / "imagesTs").glob("*_0000.nii.gz"))))
+    first = next((raw / "imagesTs").glob("*_0000.*"))
+    ending = first.name.partition("_0000")[2]
+    like = sitk.ReadImage(str(first))
     array = sitk.GetArrayFromImage(like)
     for i, case in enumerate(cases):
         image = sitk.GetImageFromArray(array + (i + 1))
         image.CopyInformation(like)
-        sitk.WriteImage(image, str(folder / f"{case}_0000.nii.gz"))
+        sitk.WriteImage(image, str(folder / f"{case}_0000{ending}"))
     return folder
 
 

@@ -20,6 +20,8 @@ from nnunet_ext.training.base import ExtendedTrainer
 from nnunet_ext.training.options import describe, meaning, parse, resolve, types_of, unknown, with_options
 from nnunet_ext.training.run_length import strip_run_length
 
+OPTION_HEAD = ("option", "default", "values", "paper", "what it does")
+
 
 def trainer_with_options(name: str) -> type[ExtendedTrainer]:
     """A trainer of this project, or one derived from it, by its name without run length.
@@ -46,15 +48,27 @@ def show_all() -> None:
     console.print("nnunet-ext options TRAINER says what each one does.")
 
 
-def show(name: str) -> None:
-    """Print the options of one trainer: default, allowed values, the paper's value, a sentence."""
+def option_rows(name: str) -> list[tuple[str, str, str, str, str]]:
+    """What :data:`OPTION_HEAD` says of each option of a trainer, in the order of the trainer.
+
+    Raises:
+        UserError: as of :func:`trainer_with_options`.
+    """
     trainer = trainer_with_options(name)
     options = trainer.options_class
     values = resolve(options, trainer, strip_run_length(name), {}, "").as_dict()
-    table = Table("option", "default", "values", "paper", "what it does", box=box.SIMPLE_HEAD)
+    rows = []
     for option, kind in types_of(options).items():
         known = meaning(options, option)
-        table.add_row(option, _shown(values[option]), describe(kind, known), known.paper or "-", known.text)
+        rows.append((option, _shown(values[option]), describe(kind, known), known.paper or "-", known.text))
+    return rows
+
+
+def show(name: str) -> None:
+    """Print the options of one trainer: default, allowed values, the paper's value, a sentence."""
+    table = Table(*OPTION_HEAD, box=box.SIMPLE_HEAD)
+    for row in option_rows(name):
+        table.add_row(*row)
     Console().print(table)
 
 
@@ -94,4 +108,6 @@ def write_plans(name: str, settings: Sequence[str], dataset: str, plans_name: st
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_shown, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"

@@ -23,12 +23,15 @@ class CascadedNetwork(nn.Module):
         first: images (B, channels, *spatial) to logits (B, C, *spatial).
         second: images with maps (B, channels + C, *spatial) to logits (B, C, *spatial), or to a list of them (deep
             supervision).
+        residual: whether the second network corrects the logits of the first: its finest output is added to them. In
+            the paper it replaces them.
     """
 
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+    def __init__(self, first: nn.Module, second: nn.Module, residual: bool = False) -> None:
         super().__init__()
         self.first = first
         self.second = second
+        self.residual = residual
 
     @property
     def decoder(self) -> Any:
@@ -36,8 +39,12 @@ class CascadedNetwork(nn.Module):
         return self.second.decoder
 
     def forward(self, x: torch.Tensor) -> Any:
-        """Output of the second network for images (B, channels, *spatial)."""
-        return self.second(torch.cat([x, normalise(self.first(x)).to(x.dtype)], 1))
+        """Output of the second network for images (B, channels, *spatial), with the first one's if ``residual``."""
+        first = self.first(x)
+        outputs = self.second(torch.cat([x, normalise(first).to(x.dtype)], 1))
+        if not self.residual:
+            return outputs
+        return [first + outputs[0], *outputs[1:]] if isinstance(outputs, (list, tuple)) else first + outputs
 
 
 def normalise(maps: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:

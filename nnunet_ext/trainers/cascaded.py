@@ -24,20 +24,36 @@ from nnunet_ext.networks.vgg19_unet import VGG19UNet, colours_of
 from nnunet_ext.training.adversarial import AdversarialOptions, AdversarialTrainer
 from nnunet_ext.training.imagenet_weights import VGG19
 from nnunet_ext.training.options import Options, option
-from nnunet_ext.training.region_loss import RegionLossTrainer
+from nnunet_ext.training.region_loss import RegionLossOptions, RegionLossTrainer
 from nnunet_ext.training.teacher import bare
+
+
+@dataclass(frozen=True)
+class CascadedOptions(RegionLossOptions):
+    """Options of :class:`nnUNetTrainerCascaded`."""
+
+    residual: bool = option(
+        True,
+        "Whether the second network corrects the logits of the first one, or replaces them.",
+        "false (3.3)",
+    )
 
 
 class nnUNetTrainerCascaded(RegionLossTrainer):
     """The network of the plans twice: the second one sees the image and the output of the first (section 3.3).
 
-    Both are trained end to end, with nnU-Net's loss on the output of the second, deep supervision included. The second
-    starts as a network of the image alone, and learns to look at the maps: those of an untrained network are noise,
-    which it would first have to learn to ignore.
+    Both are trained end to end, with nnU-Net's loss on the output of the second, deep supervision included, which
+    corrects the output of the first (``residual``), or replaces it as in the paper. The second starts as a network of
+    the image alone, and learns to look at the maps: those of an untrained network are noise, which it would first have
+    to learn to ignore.
     """
 
-    @staticmethod
+    options_class: type[Options] = CascadedOptions
+    options: CascadedOptions
+
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -52,11 +68,11 @@ class nnUNetTrainerCascaded(RegionLossTrainer):
         )
         _drop_unused_heads(first)
         _start_without_maps(second, num_input_channels, num_output_channels)
-        return CascadedNetwork(first, second)
+        return CascadedNetwork(first, second, cls.options_in(plans_manager).residual)
 
 
 @dataclass(frozen=True)
-class CascadedGANOptions(AdversarialOptions):
+class CascadedGANOptions(AdversarialOptions, CascadedOptions):
     """Options of :class:`nnUNetTrainerCascadedGAN`."""
 
     adversarial_weights: tuple[float, ...] = option(
@@ -142,8 +158,9 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
         if self._starts_from_imagenet:
             VGG19.find()
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -154,6 +171,7 @@ class nnUNetTrainerCascadedVGG19(nnUNetTrainerCascaded):
         return CascadedNetwork(
             VGG19UNet(colours_of(num_input_channels), num_output_channels),
             VGG19UNet(colours_of(num_input_channels, num_output_channels), num_output_channels),
+            cls.options_in(plans_manager).residual,
         )
 
     def initialize(self) -> None:

@@ -37,8 +37,7 @@ from nnunet_ext.networks.resnet18 import FEATURES
 from nnunet_ext.networks.slices import Windows, crop, patches_of, slices_of, unit_colours
 from nnunet_ext.trainers.multi_level import BoundaryScale, MLLOptions, nnUNetTrainerMLL
 from nnunet_ext.training.imagenet_weights import RESNET18
-from nnunet_ext.training.options import Options, option, resolve
-from nnunet_ext.training.run_length import strip_run_length
+from nnunet_ext.training.options import Options, option
 from nnunet_ext.training.schedules import HalvingLR, first_epoch
 from nnunet_ext.training.teacher import bare
 
@@ -171,8 +170,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Both networks in one, as in training so in inference, with random weights."""
-        where = f"plans {plans_manager.plans_name}"
-        options: Any = resolve(cls.options_class, cls, strip_run_length(cls.__name__), plans_manager.plans, where)
+        options = cls.options_in(plans_manager)
         network = cls.build_slice_network(num_input_channels, num_output_channels, options)
         return network if options.normalisation == "batch" else group_normalised(network)
 

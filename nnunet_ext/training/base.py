@@ -13,6 +13,7 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.helpers import dummy_context
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import autocast, nn
 from torch import distributed as dist
 
@@ -99,6 +100,16 @@ class ExtendedTrainer(nnUNetTrainer):
         return batch
 
     # ---- building blocks for derived trainers ----
+
+    @classmethod
+    def options_in(cls, plans_manager: PlansManager) -> Any:
+        """The options that plans set, where there is no trainer yet: in ``build_network_architecture``.
+
+        Raises:
+            UserError: an option or a value does not exist.
+        """
+        where = f"plans {plans_manager.plans_name}"
+        return resolve(cls.options_class, cls, strip_run_length(cls.__name__), plans_manager.plans, where)
 
     def make_auxiliary(
         self,

@@ -48,6 +48,7 @@ class RegionLossOptions(Options):
     region_loss: RegionLoss = option(
         "stock",
         "What the terms of the paper are added to: nnU-Net's Dice + CE, its Dice alone, or cross-entropy alone.",
+        "dice",
     )
 
 

@@ -12,9 +12,8 @@ from typer.cli import get_docs_for_click
 from dataset_conversion.catalogue import KnownSource, Source
 from dataset_conversion.registry import CONVERTERS
 from nnunet_ext.cli.app import app
-from nnunet_ext.cli.options import trainer_with_options
+from nnunet_ext.cli.options import OPTION_HEAD, option_rows
 from nnunet_ext.plugin.registry import TRAINERS
-from nnunet_ext.training.options import describe, meaning, resolve, types_of
 
 ROOT = Path(__file__).resolve().parents[2]
 API = {
@@ -55,14 +54,8 @@ def options_page() -> str:
         "class; `nnunet-ext options TRAINER` prints the same.\n"
     ]
     for name in TRAINERS:
-        trainer = trainer_with_options(name)
-        kinds = types_of(trainer.options_class)
-        values = resolve(trainer.options_class, trainer, name, {}, "").as_dict()
-        rows = []
-        for option, kind in kinds.items():
-            known = meaning(trainer.options_class, option)
-            rows.append((f"`{option}`", f"`{values[option]}`", describe(kind, known), known.paper or "-", known.text))
-        parts.append(f"\n## {name}\n\n{table(('option', 'default', 'values', 'paper', 'what it does'), rows)}")
+        rows = [(f"`{option}`", f"`{default}`", *rest) for option, default, *rest in option_rows(name)]
+        parts.append(f"\n## {name}\n\n{table(OPTION_HEAD, rows)}")
     return "".join(parts)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from copy import deepcopy
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,13 +22,14 @@ from torch import nn
 from nnunet_ext.benchmark.jobs.child import Stop
 from nnunet_ext.benchmark.jobs.precision import segmentation_networks, use_bfloat16
 from nnunet_ext.benchmark.matrix import cell_key, cells_of
-from nnunet_ext.benchmark.records import CURVES, METRICS, RECORD, Record, read_attempts
+from nnunet_ext.benchmark.records import CURVES, METRICS, RECORD, Record, read_attempts, read_records
 from nnunet_ext.benchmark.workspace import TRAINED, Run
 from nnunet_ext.networks.coarse_to_fine import SliceNetwork
 from nnunet_ext.networks.dual import DualNetwork
 from nnunet_ext.networks.multi_level import MultiLevelNetwork
-from tests.benchmark.running import epochs_of, space_of, wait_for
+from tests.benchmark.running import command, epochs_of, space_of, wait_for, write
 from tests.conftest import PLANS, Dataset, slow
+from tests.training.building import cascade
 
 EPOCHS = 4
 
@@ -269,3 +271,45 @@ def test_ensembles(dataset: Dataset, tmp_path, monkeypatch):
         found = sitk.GetArrayFromImage(sitk.ReadImage(str(both / f"{name}.nii.gz")))
         close = np.sort(mean, 0)[-1] - np.sort(mean, 0)[-2] < 0.02  # the members are predicted in bfloat16
         assert (found == mean.argmax(0))[~close].all()
+
+
+@slow
+def test_a_cascade_learns_from_the_predictions_of_its_first_stage(writable_dataset: Dataset, tmp_path):
+    """Both stages of two trainers through one command; two folds, which the second stage needs all."""
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (writable_dataset.raw / "labelsTr").iterdir())
+    splits = [{"train": cases[2:], "val": cases[:2]}, {"train": cases[:2], "val": cases[2:]}]
+    (writable_dataset.preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    plans_file = writable_dataset.preprocessed / f"{PLANS}.json"
+    plans = json.loads(plans_file.read_text())
+    cascade(plans)
+    spacing = [1.5 * size for size in plans["configurations"]["3d_fullres"]["spacing"]]
+    plans["configurations"]["3d_lowres"] |= {"data_identifier": "coarse", "spacing": spacing}
+    plans_file.write_text(json.dumps(plans))
+    file = write(
+        tmp_path,
+        configurations=["3d_lowres", "3d_cascade_fullres"],
+        plans=[PLANS],
+        folds=[0, 1],
+        epochs=1,
+        iterations=1,
+        metrics=["Dice"],
+    )
+    work = tmp_path / "work"
+    done = subprocess.run(
+        command("run", file, "--work", work, "--gpus", "none", "--cores", "2"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = list(read_records(work))
+    assert len(records) == 8 and {record.status for record in records} == {"finished"}
+    for trainer in ("nnUNetTrainer", "nnUNetTrainerMLL"):
+        folder = next((work / "models").rglob(f"{trainer}__{PLANS}__3d_lowres")) / "predicted_next_stage"
+        found = folder / "3d_cascade_fullres"
+        assert sorted(path.stem for path in found.iterdir()) == cases
+        # What the second stage saw is that of its own trainer, and older than its training.
+        newest = max(path.stat().st_mtime for path in found.iterdir())
+        for record in records:
+            if record.cell.trainer == trainer and record.cell.configuration == "3d_cascade_fullres":
+                assert datetime.fromisoformat(record.started).timestamp() > newest - 1

@@ -62,9 +62,24 @@ def test_the_second_network_sees_image_and_normalised_maps():
     assert torch.equal(output, second.layer(second.seen))
 
 
-def test_both_networks_learn_from_the_output_of_the_second():
+@pytest.mark.parametrize("deep_supervision", [False, True])
+def test_the_second_network_may_correct_the_first_one(deep_supervision):
+    first, second = Recorder(2, 3), Recorder(5, 3)
+    network = CascadedNetwork(first, second, residual=True)
+    network.decoder.deep_supervision = deep_supervision
+    x = torch.randn(2, 2, 4, 5, 6)
+    outputs = network(x)
+    finest = outputs[0] if deep_supervision else outputs
+    assert torch.equal(finest, first.layer(x) + second.layer(second.seen))
+    assert torch.equal(second.seen[:, 2:], normalise(first.layer(x)))
+    if deep_supervision:  # the coarser ones are the second network's alone
+        assert torch.equal(outputs[1], CascadedNetwork(first, second)(x)[1])
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_both_networks_learn_from_the_output_of_the_second(residual):
     torch.manual_seed(0)
-    network = CascadedNetwork(Recorder(1, 2), Recorder(3, 2)).double()
+    network = CascadedNetwork(Recorder(1, 2), Recorder(3, 2), residual).double()
     x = torch.randn(1, 1, 3, 3, 3, dtype=torch.float64)
     weights = torch.randn(1, 2, 3, 3, 3, dtype=torch.float64)
     (network(x) * weights).sum().backward()

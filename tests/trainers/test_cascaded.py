@@ -129,7 +129,25 @@ def test_the_cascade_is_two_networks_of_the_plans(dataset, setting):
     assert [o.shape for o in outputs] == [o.shape for o in stock.network(data)]
     context = normalise(first(data))
     assert context.shape == (*data.shape[:1], heads, *data.shape[2:])
-    assert torch.allclose(outputs[0], second(torch.cat([data, context], 1))[0], atol=1e-6)
+    assert torch.allclose(outputs[0], first(data) + second(torch.cat([data, context], 1))[0], atol=1e-6)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    ("name", "configuration"), [(CASCADED, "3d_fullres"), (GAN, "2d"), (VGG, "2d"), (VGG_GAN, "2d")]
+)
+@pytest.mark.parametrize("chosen", [None, False])
+def test_the_paper_s_form_is_an_option_that_prediction_knows(dataset, name, configuration, chosen):
+    def changed(plans):
+        if chosen is not None:
+            plans["nnunet_ext"] = {name: {"residual": chosen}}
+
+    trainer = build(dataset, name, configuration, change_plans=changed)
+    trainer.initialize()
+    predictor = trainer.build_network_architecture(  # as nnU-Net's predictor makes it, from the plans alone
+        trainer.plans_manager, trainer.configuration_manager, 1, trainer.label_manager.num_segmentation_heads, False
+    )
+    assert trainer.network.residual is predictor.residual is (chosen is None)
 
 
 @pytest.mark.usefixtures("narrow")
