@@ -120,7 +120,7 @@ def _of_markdown(text: str) -> Iterator[Measured]:
 
 
 def _of_scores(table: pd.DataFrame) -> Iterator[Measured]:
-    """Mean over cases and classes of each run and arm, and its difference from the first arm."""
+    """Mean over cases and classes of each run and arm, their mean over runs, and differences from the first arm."""
     arm, run = table.columns[0], next((c for c in ("run", "fold") if c in table), None)
     if run is None or "Dice" not in table:
         return
@@ -128,7 +128,8 @@ def _of_scores(table: pd.DataFrame) -> Iterator[Measured]:
     means = table.groupby([arm, run], sort=False)[metrics].mean()
     first = means.loc[table[arm].iloc[0]]
     for name, own in means.groupby(level=0, sort=False):
-        for values in (own.loc[name], own.loc[name] - first):
+        runs = own.loc[name], own.loc[name] - first
+        for values in (*runs, *(each.mean().to_frame().T for each in runs)):
             for metric in metrics:
                 for number in values[metric]:
                     yield Measured(float(number), arm_name(str(name)), quantity(str(metric)))
