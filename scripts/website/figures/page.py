@@ -1,18 +1,12 @@
-"""What the figures of the methods are made of: a page to draw on, and a synthetic abdomen to show.
-
-No trained network is needed: predictions are pretended, the labels of the phantom moved a little and blurred. What is
-computed from them is computed by the project's own code.
-"""
+"""A page to draw on: boxes, arrows and pictures, in pixels as a reader sees them."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, to_rgb
@@ -21,30 +15,18 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from torch.nn.functional import one_hot
 
+from figures.abdomen import ORGANS
 from nnunet_ext.core.figure_style import INK, MUTED, PALETTE
-from nnunet_ext.phantom.anatomy import make_phantom
-from nnunet_ext.phantom.contrast import scan
 
 WIDTH = 760  # pixels of the page, in which everything here is given
 _PER_INCH, _SHARPNESS = 100, 2  # of these pixels; the file has twice as many
 _COLOURS = 255  # of the file
 TEAL, AMBER, BLUE = PALETTE[0], PALETTE[1], PALETTE[2]
 DIFFERENCE = "#ef4444"
-UNET, DISCRIMINATOR = (1, 0.72, 0.46, 0.26, 0.46, 0.72, 1), (1, 0.72, 0.46, 0.26)  # relative sizes of stages
+# Relative sizes of the stages of a network.
+UNET, DISCRIMINATOR, BACKBONE = (1, 0.72, 0.46, 0.26, 0.46, 0.72, 1), (1, 0.72, 0.46, 0.26), (1, 0.6, 0.6, 0.6)
 DASHES = (0, (4, 2.5))
-
-ORGANS = {
-    "liver": "#f59e0b",
-    "stomach": "#22d3ee",
-    "right_kidney": "#84cc16",
-    "left_kidney": "#f472b6",
-    "pancreas": "#a78bfa",
-}
-_ROWS, _COLUMNS = slice(34, 146), slice(8, 152)  # of a slice: the body
-_WINDOW = (-160, 240)  # HU
-SPACING = 2.0  # mm
 
 
 @dataclass(frozen=True)
@@ -76,67 +58,6 @@ class Rect:
     @property
     def bottom(self) -> tuple[float, float]:  # noqa: D102
         return self.at(0.5, 1)
-
-
-# ---- the abdomen ----
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A slice of a synthetic patient: grey values from 0 to 1, and labels, numbered as in :data:`ORGANS`; (H, W)."""
-
-    image: NDArray[np.float64]
-    labels: NDArray[np.uint8]
-
-
-@cache
-def abdomen(seed: int = 3, index: int = 11) -> Slice:
-    """A slice through kidneys and pancreas."""
-    phantom = make_phantom(seed, (24, 160, 160), (8.0, SPACING, SPACING))
-    low, high = _WINDOW
-    seen = ndimage.gaussian_filter(scan(phantom)[index].astype(float), 0.6)  # less noise, a smaller file
-    image = ((seen - low) / (high - low)).clip(0, 1)
-    return Slice(image[_ROWS, _COLUMNS], phantom.labels([*ORGANS])[index][_ROWS, _COLUMNS])
-
-
-def pretended_logits(labels: NDArray[np.uint8], seed: int, moved: float = 3.0, blur: float = 2.0) -> torch.Tensor:
-    """Logits (1, C, *spatial) of a network that nearly knows the labels.
-
-    Args:
-        labels: the truth, (*spatial).
-        seed: of the errors.
-        moved: borders are moved by so many pixels, here and there.
-        blur: of the borders, in pixels.
-    """
-    rng = np.random.default_rng(seed)
-    noise = ndimage.gaussian_filter(rng.standard_normal((labels.ndim, *labels.shape)), (0, *[8] * labels.ndim))
-    way = noise * (moved / noise.std())
-    where = np.indices(labels.shape) + way
-    maps = [
-        ndimage.map_coordinates((labels == k).astype(float), where, order=1, mode="nearest")
-        for k in range(len(ORGANS) + 1)
-    ]
-    smooth = np.stack([ndimage.gaussian_filter(each, blur) for each in maps])
-    return torch.from_numpy(np.log(smooth + 1e-3))[None].float()
-
-
-def hard(logits: torch.Tensor) -> NDArray[np.int64]:
-    """The label map (H, W) of logits (1, C, H, W)."""
-    return logits.argmax(1)[0].numpy()
-
-
-def coloured(logits: torch.Tensor) -> NDArray[np.float32]:
-    """Probabilities (H, W, 3) of all organs, each in its colour, of logits (1, C, H, W); the background is dark."""
-    colours = torch.tensor([to_rgb(colour) for colour in (INK, *ORGANS.values())])
-    return torch.einsum("chw,cr->hwr", torch.softmax(logits, 1)[0], colours).numpy()
-
-
-def certain(labels: NDArray[np.uint8]) -> torch.Tensor:
-    """Logits (1, C, H, W) that are sure of the labels (H, W)."""
-    return 99 * one_hot(torch.from_numpy(labels).long(), len(ORGANS) + 1).movedim(-1, 0)[None].float()
-
-
-# ---- the page ----
 
 
 def tint(colour: str, share: float = 0.12) -> tuple[float, ...]:
@@ -191,7 +112,7 @@ class Page:
         style = "round,pad=0,rounding_size=5"
         dashes = DASHES if training else "solid"
         self.axes.add_patch(
-            FancyBboxPatch((rect.x, rect.y), rect.w, rect.h, style, ec=colour, fc=fill, lw=1.1, ls=dashes)
+            FancyBboxPatch((rect.x, rect.y), rect.w, rect.h, style, ec=colour, fc=fill, lw=1.1, ls=dashes, zorder=0)
         )
 
     def box(self, rect: Rect, words: str, colour: str = AMBER, training: bool = True, size: float = 9) -> Rect:
@@ -241,8 +162,10 @@ class Page:
     ) -> Rect:
         """Values (H, W), or colours (H, W, 3), with a title above."""
         extent = (rect.x, rect.x + rect.w, rect.y + rect.h, rect.y)
-        self.axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], extent=extent, interpolation="bilinear")
-        self.axes.add_patch(Rectangle((rect.x, rect.y), rect.w, rect.h, fc="none", ec=MUTED, lw=0.6))
+        self.axes.imshow(
+            values, cmap=cmap, vmin=limits[0], vmax=limits[1], extent=extent, interpolation="bilinear", zorder=1
+        )
+        self.axes.add_patch(Rectangle((rect.x, rect.y), rect.w, rect.h, fc="none", ec=MUTED, lw=0.6, zorder=1))
         self._fix()
         if title:
             self.text((rect.x + rect.w / 2, rect.y - 7), title, down="baseline")
@@ -263,7 +186,7 @@ class Page:
         y = rect.y + (np.arange(rows) + 0.5) * rect.h / rows
         smooth = ndimage.gaussian_filter(mask.astype(float), 0.7)
         if fill:
-            self.axes.contourf(x, y, smooth, levels=[0.5, 2], colors=[colour], alpha=fill)
+            self.axes.contourf(x, y, smooth, levels=[0.5, 2], colors=[colour], alpha=fill, zorder=1)
         self.axes.contour(x, y, smooth, levels=[0.5], colors=[colour], linewidths=width, linestyles=style)
         self._fix()
 

@@ -1,0 +1,1 @@
+"""What the figures of the methods are drawn with, and the figures."""
