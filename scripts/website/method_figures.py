@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from figures import one_network, two_networks
-from PIL import Image
+from figures.page import Page
 
 from nnunet_ext.core.figure_style import figure_style
 
@@ -24,19 +24,19 @@ FIGURES = {
 }
 
 
-def draw(method: str) -> Image.Image:
+@figure_style()
+def draw(method: str) -> Page:
     """The figure of a method."""
-    with figure_style():
-        return FIGURES[method]()
+    return FIGURES[method]()
 
 
 def main() -> None:
     """Draw and write figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", help=f"of {', '.join(FIGURES)}; default: all")
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(FIGURES)}; default: all")
     for method in parser.parse_args().methods or FIGURES:
         file = FOLDER / f"{method}.png"
-        draw(method).save(file, optimize=True)
+        draw(method).save(file)
         print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB")
 
 

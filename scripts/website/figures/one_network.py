@@ -7,7 +7,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn.functional import avg_pool2d
 
 from figures.abdomen import HEIGHT, ORGANS, SPACING, abdomen, certain, coloured, hard, pretended_logits
@@ -20,7 +19,7 @@ from nnunet_ext.losses.uncertain_points import IMPORTANCE, OVERSAMPLING, draw_po
 from nnunet_ext.phantom.anatomy import make_phantom
 
 
-def adversarial() -> Image.Image:
+def adversarial() -> Page:
     """Two outputs of deep supervision, each against a discriminator."""
     shown = abdomen()
     fine = pretended_logits(shown.labels, seed=4)
@@ -44,7 +43,7 @@ def adversarial() -> Image.Image:
         under = middle + 62
         page.arrow(output.bottom, (output.bottom[0], under), (judge.bottom[0], under), judge.bottom, training=True)
     page.legend(14, 300)
-    return page.drawn()
+    return page
 
 
 def _with_island(labels: NDArray[np.uint8], number: int, place: tuple[int, int], radius: float) -> NDArray[np.uint8]:
@@ -63,7 +62,7 @@ def _points(logits: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tens
     return candidates[0, least_certain(logits, candidates, uncertain)[0]], others[0]
 
 
-def multi_level() -> Image.Image:
+def multi_level() -> Page:
     """The three terms of the loss."""
     shown = abdomen()
     liver = list(ORGANS).index("liver") + 1
@@ -107,7 +106,7 @@ def multi_level() -> Image.Image:
         down, across = (points.T.numpy() + 1) / 2
         page.axes.scatter(panels[2].x + across * panels[2].w, panels[2].y + down * panels[2].h, 4, colour, lw=0)
     page.legend(160, 283)
-    return page.drawn()
+    return page
 
 
 def _proportions() -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,7 +136,7 @@ def _draw_proportions(page: Page, rect: Rect) -> None:
         page.axes.scatter(across(p), y, 34, "white", edgecolors=AMBER, linewidths=1.5, zorder=3)
 
 
-def pann() -> Image.Image:
+def pann() -> Page:
     """Full labels, completed labels and the prior."""
     full, partial = abdomen(), abdomen(5)
     liver = list(ORGANS).index("liver") + 1
@@ -186,4 +185,4 @@ def pann() -> Image.Image:
         page.axes.scatter(x, 139, 34, fill, edgecolors=edge, linewidths=1.5)
         page.text((x + 9, 139), words, 8, MUTED, across="left")
     _draw_proportions(page, Rect(530, 151, 200, 95))
-    return page.drawn()
+    return page

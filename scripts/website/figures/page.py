@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from figures.abdomen import ORGANS
-from nnunet_ext.core.figure_style import INK, MUTED, PALETTE
+from nnunet_ext.core.figure_style import INK, MUTED, PALETTE, figure_style
 
 WIDTH = 760  # pixels of the page, in which everything here is given
 _PER_INCH, _SHARPNESS = 100, 2  # of these pixels; the file has twice as many
@@ -83,6 +84,7 @@ class Page:
 
     def __init__(self, height: int) -> None:
         self._figure = Figure(figsize=(WIDTH / _PER_INCH, height / _PER_INCH), dpi=_PER_INCH * _SHARPNESS)
+        self.words: list[str] = []
         self.axes: Axes = self._figure.add_axes((0, 0, 1, 1))
         self._extent = (0, WIDTH, height, 0)
         self._fix()
@@ -103,6 +105,7 @@ class Page:
         weight: str = "normal",
     ) -> None:
         """Words at a place; formulas between dollar signs."""
+        self.words.append(words)
         self.axes.text(
             *place, words, size=size, color=colour, ha=across, va=down, weight=weight, parse_math=True, linespacing=1.25
         )
@@ -207,8 +210,16 @@ class Page:
             self.text((x + 31, y), words, 8, MUTED, across="left")
             x += width
 
-    def drawn(self) -> Image.Image:
-        """The figure, in few colours, so that the file is small."""
-        buffer = io.BytesIO()
-        FigureCanvasAgg(self._figure).print_png(buffer)
-        return Image.open(buffer).convert("RGB").quantize(_COLOURS, kmeans=2, dither=Image.Dither.NONE)
+    @figure_style()
+    def image(self) -> Image.Image:
+        """The page as it is seen."""
+        canvas = FigureCanvasAgg(self._figure)
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+    def save(self, file: Path) -> None:
+        """Write a PNG file, of few colours, so that it is small, and with the words as its description."""
+        description = PngInfo()
+        description.add_itxt("Description", "\n".join(self.words))
+        few = self.image().quantize(_COLOURS, kmeans=1, dither=Image.Dither.NONE)
+        few.save(file, optimize=True, pnginfo=description)

@@ -7,7 +7,6 @@ from itertools import combinations
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from figures.abdomen import HEIGHT, ORGANS, abdomen, coloured, hard, pretended_logits
 from figures.page import AMBER, BACKBONE, BLUE, DIFFERENCE, DISCRIMINATOR, TEAL, Page, Rect, tint
@@ -23,7 +22,7 @@ from nnunet_ext.networks.slices import windows_of
 TEMPERATURE = 0.1  # of SDNetOptions, whose import takes seconds
 
 
-def sdnet() -> Image.Image:
+def sdnet() -> Page:
     """Two networks on both halves of a batch."""
     labelled, unlabelled = abdomen(), abdomen(5)
     page = Page(384)
@@ -79,10 +78,10 @@ def sdnet() -> Image.Image:
         for name, rect in zip("AB", (column[0], column[2]), strict=True):
             page.text(rect.at(0.09, 0.14), name, colour="white", weight="bold")
     page.legend(14, 366)
-    return page.drawn()
+    return page
 
 
-def cascaded() -> Image.Image:
+def cascaded() -> Page:
     """Two networks in cascade, and the discriminator."""
     shown = abdomen()
     first, second = (pretended_logits(shown.labels, 4, moved, blur) for moved, blur in ((5, 4), (2, 1.5)))
@@ -119,7 +118,7 @@ def cascaded() -> Image.Image:
     page.arrow(image.bottom, (image.bottom[0], judge.left[1]), judge.left, training=True)
     page.text((250, judge.left[1] + 14), "trainers with GAN alone; it sees the image too", colour=MUTED, size=8)
     page.legend(14, 312)
-    return page.drawn()
+    return page
 
 
 def _pixels_at_work(page: Page, rect: Rect, logits: torch.Tensor, number: int) -> None:
@@ -132,7 +131,7 @@ def _pixels_at_work(page: Page, rect: Rect, logits: torch.Tensor, number: int) -
     page.axes.scatter(*zip(*points, strict=True), 3, AMBER, lw=0, zorder=3)
 
 
-def multi_level_network() -> Image.Image:
+def multi_level_network() -> Page:
     """A coarse network, a box, and a fine network of three branches."""
     pancreas = list(ORGANS).index("pancreas") + 1
     shown = abdomen(spacing=1.0)
@@ -191,4 +190,4 @@ def multi_level_network() -> Image.Image:
     words = "prediction alone: the box follows the fine prediction, until it no longer changes"
     page.text((748, 374), words, 8, BLUE, across="right")
     page.legend(14, 374)
-    return page.drawn()
+    return page
