@@ -20,7 +20,9 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
 from nnunet_ext.benchmark.jobs.child import Stop
+from nnunet_ext.benchmark.jobs.ensemble import fuse
 from nnunet_ext.benchmark.jobs.precision import segmentation_networks, use_bfloat16
+from nnunet_ext.benchmark.jobs.training import initialize
 from nnunet_ext.benchmark.matrix import cell_key, cells_of
 from nnunet_ext.benchmark.records import CURVES, METRICS, RECORD, Record, read_attempts, read_records
 from nnunet_ext.benchmark.workspace import TRAINED, Run
@@ -79,6 +81,14 @@ def test_precision_on_a_gpu_is_nnunets():
     before = type(network)
     use_bfloat16(Trained(network, [16, 16], "cuda"))
     assert type(network) is before
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_trainings_have_the_precision_of_the_benchmark(tmp_path, precision):
+    trainer = Trained(small_unet(2, 2), [16, 16])
+    trainer.initialize = lambda: None
+    initialize(space_of(tmp_path, "Dataset090_X", Run(), precision=precision), trainer)
+    assert (type(trainer.network) is PlainConvUNet) == (precision == "auto")
 
 
 def small_unet(dimensions, heads):
@@ -209,6 +219,20 @@ def test_stop_with_workers_that_draw_batches(dataset: Dataset, tmp_path):
     assert training.wait(600) == 75
     (attempt,) = read_attempts(cell.folder(space.root)).values()
     assert attempt.failure.kind == "stopped" and attempt.last_epoch < 199
+
+
+@pytest.mark.parametrize("how", ["mean", "vote"])
+def test_an_ensemble_is_fused_as_its_arm_says(tmp_path, monkeypatch, how):
+    arms = {"stock": "nnUNetTrainer", "other": "nnUNetTrainerMLL"}
+    arms |= {"both": {"ensemble": ["stock", "other"], "fuse": how}}
+    space = space_of(tmp_path, "Dataset090_X", Run(), arms=arms)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    called = []
+    monkeypatch.setattr("nnunet_ext.views.folders.vote_folders", lambda *given: called.append(("vote", given)))
+    monkeypatch.setattr("nnunetv2.ensembling.ensemble.ensemble_folders", lambda *given: called.append(("mean", given)))
+    fuse(space, cells_of(space.spec)[2], ["a", "b"], tmp_path / "output")
+    ((found, given),) = called
+    assert found == how and list(given[0]) == ["a", "b"]
 
 
 @slow

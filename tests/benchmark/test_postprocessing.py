@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,18 +6,20 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ext.benchmark.jobs import scoring
 from nnunet_ext.benchmark.jobs.prepare import metrics_fingerprint
+from nnunet_ext.benchmark.jobs.scoring import predictions_folder
+from nnunet_ext.benchmark.matrix import cells_of
 from nnunet_ext.benchmark.postprocessing import postprocessed
 from nnunet_ext.benchmark.spec_file import parse
-from nnunet_ext.benchmark.workspace import Run, Workspace
+from nnunet_ext.benchmark.workspace import Run, Workspace, write_state
 from nnunet_ext.core.files import write_text
+from tests.benchmark.running import space_of
 
 BENCHMARK = {"datasets": [4], "arms": {"stock": "nnUNetTrainer"}, "resources": {"cpus": 1}}
 
 
 def write(folder: Path, labels: dict) -> np.ndarray:
-    import json
-
     array = np.zeros((2, 8, 9), np.uint8)
     array[:, 1:4, 1:4] = 1
     array[:, 6, 6:8] = 1  # smaller, apart
@@ -63,6 +66,33 @@ def test_without_it_predictions_are_scored_as_they_are(tmp_path):
     spec = parse(BENCHMARK, "b", tmp_path)
     with postprocessed(spec, tmp_path / "p", tmp_path / "dataset.json") as folder:
         assert folder == tmp_path / "p"
+
+
+def test_validation_and_test_sets_are_scored_after_it(tmp_path, monkeypatch):
+    sets = {"other": {"images": str(tmp_path), "labels": str(tmp_path)}}
+    space = space_of(
+        tmp_path, "Dataset090_X", Run(), arms={"stock": "nnUNetTrainer"}, postprocessing="largest_component",
+        test_sets=sets,
+    )  # fmt: skip
+    (cell,) = cells_of(space.spec)
+    folder, data = cell.folder(tmp_path), tmp_path / cell.dataset
+    data.mkdir()
+    predictions_folder(folder, "other").parent.mkdir(parents=True)
+    for predictions in (data / "validation", predictions_folder(folder, "other")):
+        write(predictions, {"background": 0, "liver": 1, "spleen": 2})
+    write_state(folder, {"validation": str(data / "validation"), "cases": ["a"]})
+    scored = []
+
+    def score(spec, references, predictions, about, cases):
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(predictions / "a.nii.gz")))
+        scored.append((references, image[:, 6].any(), cases))
+        return ""
+
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    monkeypatch.setattr(scoring, "score", score)
+    monkeypatch.setattr(scoring, "finish", lambda *_: None)
+    scoring.evaluate(space, cell)
+    assert scored == [(data / "gt_segmentations", False, ["a"]), (tmp_path, False, None)]
 
 
 def test_scores_with_and_without_it_are_not_mixed(tmp_path):

@@ -1,6 +1,11 @@
 """nnunet-ext options: the tables and the plans it writes, which the trainers then follow."""
 
+import contextlib
+import dataclasses
 import json
+import re
+import typing
+from fractions import Fraction
 
 import pytest
 from typer.testing import CliRunner
@@ -8,7 +13,9 @@ from typer.testing import CliRunner
 from nnunet_ext.cli.app import app
 from nnunet_ext.cli.options import write_plans
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.plugin.registry import TRAINERS
+from nnunet_ext.training.options import checked, meaning, parse, types_of
 from tests.conftest import PLANS
 from tests.training.building import build
 
@@ -27,6 +34,61 @@ def test_each_option_has_its_line(name):
     result = run(name)
     assert result.exit_code == 0
     assert "what it does" in result.output
+
+
+# Defaults that are not what the paper prints, by name; those of ablations are in the paper too.
+DEPARTURES = {
+    "adversarial_weights": (0.001,),
+    "basic_weights": None,
+    "region_loss": "stock",
+    "boundary_scale": "organ",
+    "restart_learning_rate": False,
+    "shared_box": True,
+    "optimiser": "stock",
+    "residual_fusion": True,
+    "dual_step": "scaled",
+    "difference_start": 0.5,
+    "unlabelled_start": 0.5,
+}
+ABLATIONS = {
+    "boundary_weight": 0.0,
+    "pixel_weight": 0.0,
+    "pixel_module": "mlp",
+    "fusion": "convolutions",
+    "fine_weight": 1.0,
+    "prior_weight": 0.0,
+}
+
+
+def test_defaults_are_what_the_papers_print():
+    found, compared = {}, set()
+    for trainer in map(find_trainer, TRAINERS):
+        for field in dataclasses.fields(trainer.options_class):
+            printed = field.metadata["meaning"].paper.partition(" (")[0].partition(";")[0].removesuffix(" epochs")
+            default = getattr(trainer, field.name, field.default)
+            if not printed:
+                continue
+            with contextlib.suppress(UserError, ValueError):  # words, or a rule
+                if isinstance(default, float):
+                    printed = float(Fraction(printed.replace(" of ", "/")))
+                else:
+                    printed = parse(trainer.options_class, field.name, printed)
+                compared.add(field.name)
+                if default != printed:
+                    found[field.name] = default
+    assert found == DEPARTURES | ABLATIONS
+    assert len(compared) > 25
+
+
+def test_options_have_a_text_and_limits_which_their_defaults_keep():
+    for trainer in map(find_trainer, TRAINERS):
+        for name, kind in types_of(trainer.options_class).items():
+            known, default = meaning(trainer.options_class, name), getattr(trainer.options_class(), name)
+            assert known.text and checked(trainer.options_class, name, default, "") == default, name
+            if {int, float} & {kind, *typing.get_args(kind)}:
+                assert (known.at_least if known.above is None else known.above) in (0, 1), name
+            if re.search("raction of the run|hare of", known.text):
+                assert (known.at_most if known.below is None else known.below) == 1, name
 
 
 def test_an_ablation_shows_its_own_default():

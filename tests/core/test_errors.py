@@ -1,9 +1,11 @@
 """What a user sees of an error."""
 
+import importlib
 import sys
 
 import pytest
 
+import nnunet_ext.trainers
 from nnunet_ext.core.console import print_without_traceback
 from nnunet_ext.core.errors import UserError, together
 
@@ -23,6 +25,12 @@ def test_a_user_error_is_its_sentence_alone(monkeypatch, capsys):
     assert sys.excepthook is hook
     sys.excepthook(UserError, UserError("no such file: make it."), None)
     assert capsys.readouterr().err == "error: no such file: make it.\n"
+
+
+def test_importing_a_trainer_is_enough(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    importlib.reload(nnunet_ext.trainers)
+    assert sys.excepthook is not sys.__excepthook__
 
 
 def test_a_hook_of_somebody_else_is_called_too(shown_otherwise, capsys):

@@ -8,6 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.networks.cascade import normalise
+from nnunet_ext.plugin.lookup import find_trainer
 from tests.conftest import Dataset
 from tests.trainers.adversarial_step import assert_step_is_the_equation, dice_loss, reference_step
 from tests.training import building
@@ -58,6 +59,14 @@ def test_equation_1_with_lambda_150(dataset):
     minus_log_d = output["adversarial_1"]
     assert minus_log_d > 0
     assert 150 * output["loss"] == pytest.approx(minus_log_d + 150 * dice.item(), rel=1e-4)
+
+
+def test_the_discriminators_are_pix2pix_s_and_a_quarter_as_wide():
+    gan, with_vgg = (find_trainer(name).options_class() for name in (GAN, VGG_GAN))
+    assert gan.discriminator_strides == with_vgg.discriminator_strides == (2, 2, 2, 1, 1)
+    assert with_vgg.discriminator_features == (64, 128, 256, 512)
+    assert gan.discriminator_features == (16, 32, 64, 128)
+    assert (gan.discriminator_betas, with_vgg.discriminator_betas) == ((0.5, 0.999), (0.9, 0.999))
 
 
 @pytest.mark.usefixtures("narrow")
@@ -123,6 +132,9 @@ def test_the_cascade_is_two_networks_of_the_plans(dataset, setting):
         if not extra:  # of the first network the full resolution alone is used
             expected = {name: shape for name, shape in expected.items() if "seg_layers.0" not in name}
         assert {name: list(p.shape) for name, p in network.named_parameters()} == expected
+    of_image, of_maps = second.encoder.stages[0][0].convs[0].conv.weight.split([1, heads], 1)
+    assert of_image.all() and not of_maps.any()  # the maps of an untrained network are noise
+    torch.nn.init.normal_(of_maps.data)
     trainer.set_deep_supervision_enabled(True)
     data = random_batch(trainer)["data"]
     outputs = trainer.network(data)

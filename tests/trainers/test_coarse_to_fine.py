@@ -2,11 +2,13 @@
 
 import functools
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torchvision.models import resnet18
 
 from nnunet_ext.core.errors import UserError
@@ -95,6 +97,9 @@ def test_a_step_is_equation_13(dataset, setting):
     """The sum of its terms, each against its own reference, with the weights of the paper."""
     trainer = prepared(dataset, MLN, **building.SETTINGS[setting])
     batch = batch_of(trainer)
+    fusion = [m for m in trainer.slice_network.fine.fusion.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert not fusion[-1].weight.any() and not fusion[-1].bias.any()  # at first the region branch is the prediction
+    torch.nn.init.normal_(fusion[-1].weight)
     seen = []
     hook = trainer.network.register_forward_hook(lambda module, args, output: seen.append(output))
     with torch.no_grad():  # the terms of a network that has not stepped yet
@@ -281,6 +286,23 @@ def test_the_ablations_replace_what_they_leave_out(dataset, name, absent):
     assert np.isfinite(steps).all()
 
 
+def test_the_log_says_how_often_inference_iterates(dataset, monkeypatch):
+    trainer = prepared(dataset, TWO, configuration="2d")
+    used, lines = trainer.slice_network.rounds_used, []
+    trainer.print_to_log_file = lambda *args, **options: lines.append(" ".join(map(str, args)))
+
+    def validated(*_):
+        used.extend([(2, 0.98), (3, 0.99)])
+
+    for hook in ("perform_actual_validation", "on_validation_epoch_end"):
+        monkeypatch.setattr(nnUNetTrainer, hook, validated)
+    used.append((9, 0.0))  # of another epoch
+    trainer.perform_actual_validation()
+    trainer.on_validation_epoch_start()
+    trainer.on_validation_epoch_end([])
+    assert lines == ["rounds: 2.50 on average, 1 of 2 patches converged"] * 2
+
+
 def test_the_network_has_the_options_of_the_plans(dataset):
     def change(plans):
         plans["nnunet_ext"] = {"nnUNetTrainerMLN": {"channels": 16, "max_rounds": 3, "normalisation": "group"}}
@@ -339,6 +361,7 @@ def test_both_backbones_start_from_imagenet_where_there_is_a_file(dataset, monke
     monkeypatch.setenv(RESNET18.variable, str(tmp_path / "resnet18.pth"))
     trainer = build(dataset, MLN, "2d")
     trainer.initialize()
+    assert "start from the ImageNet weights of" in Path(trainer.log_file).read_text()
     network = trainer.slice_network
     for backbone, copies in ((network.coarse.backbone, 1), (network.fine.backbone, 4)):
         assert torch.equal(backbone.layer4[0].downsample[0].weight, weights["layer4.0.downsample.0.weight"])

@@ -119,6 +119,8 @@ def test_terms_follow_the_epoch_also_of_a_resumed_run(dataset, tmp_path):
     batch = batch_with_distances(trainer)
     expected = trainer.train_step(copy.deepcopy(batch))
     assert resumed.train_step(batch) == pytest.approx(expected, rel=1e-5)
+    for p, q in zip(trainer.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)  # no gradient is left of the step before
     trainer.local_rank = 1
     trainer.current_epoch = 14
     assert not torch.equal(trainer._point_generator().get_state(), resumed._point_generator().get_state())

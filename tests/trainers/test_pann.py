@@ -390,6 +390,13 @@ def test_a_checkpoint_of_stage_2_without_our_state_starts_anew(dataset, monkeypa
     assert np.isfinite(again.train_step(mixed_batch(again))["J_C"])
 
 
+def test_a_simulated_batch_is_mixed(dataset):
+    trainer = ready(dataset, PARTIAL)
+    for size, partial in ((2, 1), (8, 2)):
+        keys = trainer.simulated_batch({"keys": [""] * size})["keys"]
+        assert (keys.count("partial"), keys.count("full")) == (partial, size - partial)
+
+
 def test_mixed_precision_keeps_the_terms_in_float32(dataset, monkeypatch):
     trainer = ready(dataset)
     batch = mixed_batch(trainer)

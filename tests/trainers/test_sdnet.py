@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.plugin.lookup import find_trainer
 from nnunet_ext.trainers import sdnet
+from nnunet_ext.training.curves import panels
 from nnunet_ext.training.options import changed
 from tests.trainers.sdnet_runs import LABELLED, SDNET, first_output, halves, ready
 from tests.training.building import SETTINGS, build, random_batch, residual
@@ -89,6 +90,7 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
     output = trainer.train_step(batch)
 
     assert output.keys() == expected.keys()
+    assert with_labels_alone or set(trainer.curve_titles) < set(panels(output))
     for name, value in expected.items():
         assert output[name] == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
     for network, reference in zip(trainer.networks(), copies, strict=True):
@@ -152,6 +154,8 @@ def test_validation_is_of_the_combination(unlabelled_dataset, setting):
     trainer.options = changed(trainer.options, inference="best")
     trainer.on_validation_epoch_start()
     assert trainer.shares == ((1, 0) if dice[0] >= dice[1] else (0, 1))
+    trainer.options = changed(trainer.options, inference="first")
+    assert trainer.shares == (1, 0)
 
 
 def test_the_second_network_learns_as_the_first_one_does(unlabelled_dataset):

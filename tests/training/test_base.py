@@ -91,6 +91,15 @@ def test_a_checkpoint_without_our_key_resumes_with_fresh_auxiliary_networks(data
     assert not any(network.was_restored for network in resumed.auxiliary.values())
 
 
+@pytest.mark.parametrize("compiles", [False, True])
+def test_auxiliary_networks_compile_where_nnunet_does_and_they_may(dataset, monkeypatch, compiles):
+    monkeypatch.setattr("nnunet_ext.training.base.AuxiliaryNetwork", lambda *_, **options: options["compile_module"])
+    trainer = build(dataset, NAME)
+    trainer._do_i_compile = lambda: compiles
+    assert trainer.make_auxiliary(None, None, 0.1) == compiles
+    assert trainer.make_auxiliary(None, None, 0.1, may_compile=False) is False
+
+
 def test_disabled_checkpointing_writes_nothing(dataset, tmp_path):
     trainer = trained_a_step(dataset, NAME, disable_checkpointing=True)
     trainer.save_checkpoint(str(tmp_path / "c.pth"))
@@ -124,7 +133,9 @@ def test_terms_reach_the_log_and_additional_loggers(dataset):
     trainer.on_train_epoch_end(outputs)
     mean = np.mean([output["adversarial_1"] for output in outputs])
     assert seen["loss_terms/adversarial_1"] == pytest.approx(mean, rel=1e-5)
-    assert "adversarial_1" in Path(trainer.log_file).read_text()
+    log = Path(trainer.log_file).read_text()
+    assert "Options of nnUNetTrainerRefinedGAN: region_loss stock, " in log
+    assert "loss terms: basic " in log
     assert json.dumps(trainer.loss_curves.state_dict())  # plain numbers, whatever torch version reads them
 
 
