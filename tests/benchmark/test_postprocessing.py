@@ -52,6 +52,7 @@ def test_largest_component_of_each_class(tmp_path, cpus):
 def test_largest_component_of_a_region(tmp_path):
     array = write(tmp_path / "p", {"background": 0, "whole": [1, 2], "part": 2})
     array[:, 1:4, 4] = 1  # joins label 2 to the larger component of the region
+    array[0, 1:4, 6] = 1  # which label 2 joins to it
     image = sitk.GetImageFromArray(array)
     sitk.WriteImage(image, str(tmp_path / "p" / "a.nii.gz"))
     spec = parse(BENCHMARK | {"postprocessing": "largest_component"}, "b", tmp_path)

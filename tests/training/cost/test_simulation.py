@@ -7,7 +7,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 from torch.nn import functional
 
-from nnunet_ext.training.cost.simulation import cuda_autocast, without_data
+from nnunet_ext.training.cost.simulation import cuda_autocast, simulated, without_data
 
 
 def test_it_casts_as_autocast_does_on_cuda():
@@ -35,3 +35,9 @@ def test_nothing_is_said_written_or_left_behind(capsys, monkeypatch):
         raise KeyError
     assert dict(os.environ) == before and stock.infer_dataset_class is found
     assert capsys.readouterr().out == ""
+
+
+def test_numbers_that_the_host_asks_for_are_one_and_of_their_type():
+    with simulated(stock.nnUNetTrainer):
+        asked = [torch.zeros(1, dtype=kind).item() for kind in (torch.int64, torch.float16)]
+    assert asked == [1, 1] and [type(one) for one in asked] == [int, float]
