@@ -91,6 +91,16 @@ def test_a_checkpoint_without_our_key_resumes_with_fresh_auxiliary_networks(data
     assert not any(network.was_restored for network in resumed.auxiliary.values())
 
 
+@pytest.mark.parametrize("name", [NAME, "nnUNetTrainerSDNetLabelled"])
+def test_gradients_are_clipped_to_nnunet_s_norm_of_each_network(dataset, name):
+    trainer = build(dataset, name)
+    trainer.initialize()
+    trainer.network_step(1e3 * sum(p.sum() for p in trainer.network.parameters()))
+    for network in trainer.networks() if hasattr(trainer, "networks") else [trainer.network]:
+        norm = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
+        assert norm.item() == pytest.approx(12, rel=1e-4)
+
+
 @pytest.mark.parametrize("compiles", [False, True])
 def test_auxiliary_networks_compile_where_nnunet_does_and_they_may(dataset, monkeypatch, compiles):
     monkeypatch.setattr("nnunet_ext.training.base.AuxiliaryNetwork", lambda *_, **options: options["compile_module"])
