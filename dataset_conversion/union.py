@@ -335,14 +335,14 @@ def match_labels(
 
 
 def _check_same_form(base: RawDataset, source: RawDataset) -> None:
-    for what, mine, theirs in (
-        ("channels", ", ".join(base.channel_names), ", ".join(source.channel_names)),
-        ("file ending", base.file_ending, source.file_ending),
+    for what, mine, theirs, how in (
+        ("channels", ", ".join(base.channel_names), ", ".join(source.channel_names), ""),
+        ("file ending", base.file_ending, source.file_ending, " (LiTS with --compressed is .nii.gz)"),
     ):
         if mine != theirs:
             raise UserError(
                 f"{source.folder / 'dataset.json'} has {what} {theirs} and {base.name} has {mine}: a union needs the "
-                "same, so convert one of the two anew."
+                f"same, so convert one of the two anew{how}."
             )
 
 

@@ -328,7 +328,7 @@ def test_a_cascade_learns_from_the_predictions_of_its_first_stage(writable_datas
     assert done.returncode == 0, done.stdout + done.stderr
     records = list(read_records(work))
     assert len(records) == 8 and {record.status for record in records} == {"finished"}
-    for trainer in ("nnUNetTrainer", "nnUNetTrainerMLL"):
+    for trainer in ("nnUNetTrainer_1epochs_1iters", "nnUNetTrainerMLL_1epochs_1iters"):
         folder = next((work / "models").rglob(f"{trainer}__{PLANS}__3d_lowres")) / "predicted_next_stage"
         found = folder / "3d_cascade_fullres"
         assert sorted(path.stem for path in found.iterdir()) == cases

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -154,6 +154,12 @@ class Page:
             style = "-|>,head_length=4,head_width=2.2"
             end = {"arrowstyle": style, "lw": 1, "color": colour, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 1}
             self.axes.annotate("", points[-1], _before(points[-2], points[-1]), arrowprops=end)
+
+    def plus(self, place: tuple[float, float], radius: float = 8) -> None:
+        """Where two lines are added up."""
+        self.axes.add_patch(Circle(place, radius, fc="white", ec=INK, lw=1.3))
+        for x, y in ((radius / 2, 0), (0, radius / 2)):
+            self.axes.plot((place[0] - x, place[0] + x), (place[1] - y, place[1] + y), color=INK, lw=1.3)
 
     def picture(
         self,
