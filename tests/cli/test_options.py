@@ -45,6 +45,7 @@ DEPARTURES = {
     "restart_learning_rate": False,
     "shared_box": True,
     "optimiser": "stock",
+    "residual": True,
     "residual_fusion": True,
     "dual_step": "scaled",
     "difference_start": 0.5,
