@@ -94,7 +94,7 @@ def require_engine(executor: str = "local") -> None:
     Raises:
         UserError: they are not.
     """
-    install = "run pip install 'nnunet_ext[benchmark]'"
+    install = "in the clone of nnunet_ext run pip install '.[benchmark]'"
     if sys.version_info < (3, 11):
         raise UserError(
             f"A benchmark needs Python 3.11 or newer, and this is {platform.python_version()}: {install} there."

@@ -32,14 +32,24 @@ def cells_of(spec: Spec) -> list[Cell]:
     return list(dict.fromkeys(_cells(spec)))
 
 
-def _cells(spec: Spec) -> Iterator[Cell]:
+def _places(spec: Spec) -> Iterator[tuple[Dataset, str, str, Arm, int, int]]:
     for seed, fold, dataset, configuration, plans, arm in product(
         spec.seeds, spec.folds, spec.datasets, spec.configurations, spec.matrix_plans, spec.arms
     ):
-        assert dataset.name is not None, dataset
         if arm.has(dataset, configuration, fold):
-            name, trainer = arm.plans or plans.name, trainer_name(spec, arm)
-            yield Cell(dataset.name, configuration, name, arm.name, trainer, fold, seed)
+            yield dataset, configuration, arm.plans or plans.name, arm, fold, seed
+
+
+def _cells(spec: Spec) -> Iterator[Cell]:
+    for dataset, configuration, plans, arm, fold, seed in _places(spec):
+        assert dataset.name is not None, dataset
+        yield Cell(dataset.name, configuration, plans, arm.name, trainer_name(spec, arm), fold, seed)
+
+
+def number_of_cells(spec: Spec) -> int:
+    """How many cells there are, before the names of datasets that are to be converted are known."""
+    places = _places(spec)
+    return len({(data.key, configuration, plans, arm.name, *run) for data, configuration, plans, arm, *run in places})
 
 
 def arm_of(spec: Spec, cell: Cell) -> Arm:

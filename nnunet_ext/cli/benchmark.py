@@ -319,13 +319,14 @@ def _outlook(space: Workspace, options: Options, file: Path, time_epoch: bool) -
     from rich.console import Console
 
     from nnunet_ext.benchmark import checks, driver
+    from nnunet_ext.benchmark.matrix import number_of_cells
 
     console = Console(soft_wrap=True)
     unnamed = [dataset for dataset in space.spec.datasets if dataset.name is None]
     if unnamed:
         for dataset in unnamed:
             console.print(f"Dataset {dataset.key} is converted first: nnunet-ext convert {dataset.convert}.")
-        console.print(f"The matrix has {_count(space)} cells; nothing is done.")
+        console.print(f"The matrix has {number_of_cells(space.spec)} cells; nothing is done.")
         return
     again = {record.cell for record in checks.check_results(space)}
     if time_epoch:
@@ -354,15 +355,6 @@ def _outlook(space: Workspace, options: Options, file: Path, time_epoch: bool) -
         highlight=False,
     )
     checks.check_space(space.root, estimate.disk_bytes)
-
-
-def _count(space: Workspace) -> int:
-    spec = space.spec
-    parts = (spec.datasets, spec.configurations, spec.plans, spec.arms, spec.folds, spec.seeds)
-    number = 1
-    for part in parts:
-        number *= len(part)
-    return number
 
 
 def _hours(hours: float) -> str:

@@ -76,7 +76,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, ablation",
             "nothing",
             "1.03 x stock nnU-Net per iteration (CPU)",
-            "HD95 2.18 to 2.03 mm (in mm)",
+            "HD95 2.18 to 2.03 mm, within the spread",
         ),
         TrainerEntry(
             "nnUNetTrainerRegionPixel",
@@ -103,7 +103,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, Eq. 13",
             "a batch of 2 slices or more; ImageNet weights of ResNet-18 where there are any",
             "not measured yet",
-            "abdominal MR, 600 iterations: Dice +0.103; stock at equal time more",
+            "abdominal MR, 600 iterations: Dice +0.103, not significant",
         ),
         TrainerEntry(
             "nnUNetTrainerMLNNoPixel",
@@ -154,7 +154,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Conze et al. 2021, section 3.3",
             "memory for two networks",
             "2.03 x stock nnU-Net per iteration (CPU), two networks in inference",
-            "abdominal MR, 600 iterations: Dice +0.064; stock at equal time more",
+            "abdominal MR, 600 iterations: Dice +0.064, not significant",
         ),
         TrainerEntry(
             "nnUNetTrainerCascadedGAN",

@@ -65,8 +65,14 @@ class CoarseToFineOptions(MLLOptions):
     margin: int = option(MARGIN, "K: around a box, in voxels.", "20 (2.2, 4.3.1)", at_least=0)
     multiple: int = option(16, "Of height and width of a box, where the slice has room for it.", at_least=1)
     shared_box: bool = option(True, "Whether the slices of a 3D patch share a box.", "false (2.2)")
-    tolerance: float = option(TOLERANCE, "The iteration ends at this RDSC,", "0.99 (4.1.2)", at_least=0, at_most=1)
-    max_rounds: int = option(ROUNDS, "or after so many rounds; 1 switches iteration off.", "10 (4.1.2)", at_least=0)
+    tolerance: float = option(
+        TOLERANCE,
+        "The iteration ends once two predictions in a row agree to this Dice (RDSC).",
+        "0.99 (4.1.2)",
+        at_least=0,
+        at_most=1,
+    )
+    max_rounds: int = option(ROUNDS, "Most rounds of the iteration; 1 switches it off.", "10 (4.1.2)", at_least=0)
     slices_at_once: int = option(16, "Slices that go through a network together in inference.", at_least=1)
     coarse_weight: float = option(0.3, "Omega 1: of the coarse network.", "0.3 (4.1.1)", at_least=0)
     fine_weight: float = option(2 / 3, "Omega 2: of the fine network.", "2/3 (4.1.1)", at_least=0)
@@ -122,7 +128,7 @@ class MLNOptions(CoarseToFineOptions):
     steepness: float = option(STEEPNESS, "Of the sigmoid of Eq. 12, see signed_distance_loss.", above=0)
     attention_heads: int = option(8, "Of the self-attention among pixels.", at_least=1)
     pixels_per_point: int = option(16, "One uncertain pixel is chosen in so many.", at_least=1)
-    max_points: int = option(1024, "But not more than these.", at_least=1)
+    max_points: int = option(1024, "Most points of the pixel branch in a slice.", at_least=1)
     pixel_module: PixelModule = option("attention", "What the pixel branch is.", "attention; mlp in Table 9")
     fusion: Fusion = option("guidance", "How the levels are fused.", "guidance; convolutions in Table 9")
     residual_fusion: bool = option(

@@ -86,7 +86,7 @@ def test_stopped_and_killed_runs_go_on(tmp_path):
 
 def test_without_the_engine(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"Python 3\.11|pip install 'nnunet_ext\[benchmark\]'"):
+    with pytest.raises(UserError, match=r"Python 3\.11|pip install '\.\[benchmark\]'"):
         driver.require_engine()
 
 

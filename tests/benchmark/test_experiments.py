@@ -8,6 +8,7 @@ import pytest
 
 from dataset_conversion.registry import CONVERTERS
 from nnunet_ext.benchmark import checks
+from nnunet_ext.benchmark.matrix import number_of_cells
 from nnunet_ext.benchmark.records import read_records
 from nnunet_ext.benchmark.small import _WRITERS, PLANS, shrink
 from nnunet_ext.benchmark.spec_file import load
@@ -47,6 +48,12 @@ def test_file_of_our_own(file):
     assert spec.name == file.stem and spec.question and spec.arms[0].trainer == "nnUNetTrainer"
     checks.check_trainers(spec)
     assert all(dataset.convert for dataset in spec.datasets)
+
+
+@pytest.mark.parametrize(("name", "cells"), [("liu2022_pancreas", 12 * 4), ("huang2024", 3 * 5 * 3)])
+def test_cells_are_counted_before_the_conversion(name, cells):
+    """An arm with plans of its own is no cell of the other plans."""
+    assert number_of_cells(load(FOLDER / f"{name}.yaml")) == cells
 
 
 def test_data_that_is_not_there_is_named(tmp_path, monkeypatch):

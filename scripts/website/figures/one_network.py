@@ -67,12 +67,13 @@ def multi_level() -> Page:
     shown = abdomen()
     liver = list(ORGANS).index("liver") + 1
     logits = pretended_logits(_with_island(shown.labels, liver, (15, 76), 5), seed=4)
-    page = Page(304)
+    page = Page(314)
     image = page.picture(Rect(14, 26, 116, 116 * HEIGHT), shown.image, "image")
     network = page.network(Rect(14, 134, 116, 54), "U-Net")
     found = page.segmentation(Rect(14, 206, 116, 116 * HEIGHT), shown.image, hard(logits))
     page.arrow(image.bottom, network.top)
     page.arrow(network.bottom, found.top)
+    page.text((found.bottom[0], found.bottom[1] + 10), "prediction")
 
     frames = [Rect(160 + 202 * i, 34, 184, 228) for i in range(3)]
     panels = [Rect(frame.x + 8, frame.y + 30, 168, 168 * HEIGHT) for frame in frames]
@@ -125,7 +126,7 @@ def _draw_proportions(page: Page, rect: Rect) -> None:
         return rect.x + rect.w * (math.log10(share) + 3) / 2  # 0.001 to 0.1
 
     step = rect.h / len(ORGANS)
-    for share, words in ((0.001, "0.1 %"), (0.01, "1 %"), (0.1, "10 %")):
+    for share, words in ((0.001, "0.1 %"), (0.01, "1 % of voxels"), (0.1, "10 %")):
         page.axes.plot([across(share)] * 2, [rect.y, rect.y + rect.h], color=GRID, lw=1, zorder=0)
         page.text((across(share), rect.y + rect.h + 9), words, 8, MUTED)
     for i, (name, q, p) in enumerate(zip(ORGANS, *(shares[1:].tolist() for shares in _proportions()), strict=True)):

@@ -209,9 +209,10 @@ class Page:
                 self.outline(rect, labels == number, colour, 1.0, fill=0.5)
         return rect
 
-    def legend(self, x: float, y: float) -> None:
-        """What solid and dashed lines mean."""
-        for words, training, width in (("training and prediction", False, 172), ("training alone", True, 0)):
+    def legend(self, x: float, y: float, dashed: bool = True) -> None:
+        """What solid lines mean, and dashed ones where there are any."""
+        entries = (("training and prediction", False, 172), ("training alone", True, 0))
+        for words, training, width in entries if dashed else entries[:1]:
             self.arrow((x, y), (x + 26, y), training=training)
             self.text((x + 31, y), words, 8, MUTED, across="left")
             x += width

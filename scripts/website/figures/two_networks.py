@@ -104,7 +104,6 @@ def cascaded() -> Page:
     below, total = middle + 84, (572, middle)
     page.arrow((270, middle), (270, below), (total[0], below), (total[0], middle + 8))
     page.text((420, below + 13), "the second network corrects the logits of the first", 9)
-    page.text((250, below + 30), "one gradient through both", colour=AMBER)
     page.arrow(two.right, (total[0] - 8, middle))
     page.plus(total)
 
@@ -192,5 +191,6 @@ def multi_level_network() -> Page:
     )
     words = "prediction alone: the box follows the fine prediction, until it no longer changes"
     page.text((748, 374), words, 8, BLUE, across="right")
-    page.legend(14, 374)
+    page.legend(14, 374, dashed=False)
+    page.text((186, 374), "orange: losses", 8, AMBER, across="left")
     return page
