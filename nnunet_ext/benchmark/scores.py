@@ -50,10 +50,15 @@ def conventions_of(spec: Spec) -> Conventions:
     return made
 
 
+def of_single_cases(metrics: Sequence[str]) -> list[str]:
+    """The metrics that a case has a value of, by which arms are compared case by case."""
+    return [name for name in metrics if not metric(name).pooled]
+
+
 def columns_of(metrics: Sequence[str]) -> list[str]:
     """What is kept of each case: its metrics, and the counts where metrics of all cases together are made of them."""
-    of_cases = [name for name in metrics if not metric(name).pooled]
-    return of_cases if len(of_cases) == len(metrics) else [*of_cases, *POOLED_COUNTS]
+    found = of_single_cases(metrics)
+    return found if len(found) == len(metrics) else [*found, *POOLED_COUNTS]
 
 
 def with_merged(dataset_json: Mapping[str, Any], merged: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from nnunet_ext.benchmark.report.tables import (
     spread_table,
     undefined_table,
 )
+from nnunet_ext.benchmark.scores import of_single_cases
 from nnunet_ext.core.files import make_folder, write_together
 from nnunet_ext.evaluation.conventions import conventions_from
 from nnunet_ext.evaluation.metrics import metric
@@ -192,7 +193,7 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
     metrics, names = specification.metrics, specification.arm_names
     own_scores = [one for name in metrics for one in scores(results, setting, name)]
     scored = [name for name in metrics if any(s.metric == name for s in own_scores)]
-    of_cases = [name for name in scored if not metric(name).pooled]
+    of_cases = of_single_cases(scored)
     own_differences = differences(results, setting, of_cases)
     spreads = [spread(results, setting, name) for name in scored]
     # A test set is no training of its own: what that cost stands with the final validation.
@@ -242,7 +243,7 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
 def _ranks(results: Results) -> list[RankSection]:
     specification = results.specification
     found = []
-    for name in [name for name in specification.metrics if not metric(name).pooled]:
+    for name in of_single_cases(specification.metrics):
         for number, (group, own) in enumerate(rankings(results, name).items()):
             tables = [rank_table(own, specification.arm_names, group)]
             datasets = [r for r in own if r.title in specification.datasets]
