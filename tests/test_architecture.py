@@ -124,7 +124,6 @@ TESTED_IN = {
     "nnunet_ext/benchmark/jobs/timing.py": "tests/benchmark/test_estimate.py",
     "nnunet_ext/benchmark/jobs/prepare.py": "tests/benchmark/test_checks.py",
     "nnunet_ext/benchmark/matrix.py": "tests/benchmark/test_spec.py",
-    "nnunet_ext/benchmark/scores.py": "tests/benchmark/test_checks.py",
     "nnunet_ext/benchmark/small.py": "tests/benchmark/test_experiments.py",
     "nnunet_ext/cli/benchmark.py": "tests/benchmark/test_checks.py",
     "nnunet_ext/cli/demo.py": "tests/test_documentation.py",

@@ -67,10 +67,10 @@ def option_rows(name: str) -> list[tuple[str, str, str, str, str]]:
 def show(name: str) -> None:
     """Print the options of one trainer: default, allowed values, the paper's value, a sentence."""
     table = Table(*OPTION_HEAD, box=box.SIMPLE_HEAD)
-    table.columns[0].no_wrap = True  # names are needed whole, for --set
     for column in table.columns:
         column.overflow = "fold"
     rows = option_rows(name)
+    # Names are needed whole, for --set.
     table.columns[0].min_width = max((len(row[0]) for row in rows), default=0)
     for row in rows:
         table.add_row(*row)

@@ -20,8 +20,13 @@ from tests.conftest import PLANS
 from tests.training.building import build
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["options", *arguments], env={"COLUMNS": "200"})
+def run(*arguments, columns=200):
+    return CliRunner().invoke(app, ["options", *arguments], env={"COLUMNS": str(columns)})
+
+
+def test_names_are_whole_in_a_narrow_terminal():
+    words = run("nnUNetTrainerMLN", columns=80).output.split()
+    assert set(types_of(find_trainer("nnUNetTrainerMLN").options_class)) <= set(words)
 
 
 def test_all_trainers_are_listed():

@@ -243,7 +243,7 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
 def _ranks(results: Results) -> list[RankSection]:
     specification = results.specification
     found = []
-    for name in of_single_cases(specification.metrics):
+    for name in specification.metrics:
         for number, (group, own) in enumerate(rankings(results, name).items()):
             tables = [rank_table(own, specification.arm_names, group)]
             datasets = [r for r in own if r.title in specification.datasets]
