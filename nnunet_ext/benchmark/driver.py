@@ -24,8 +24,8 @@ from nnunet_ext.benchmark.engine import Settings
 from nnunet_ext.benchmark.estimate import TIMINGS, Estimate, estimate, from_iterations, timing_key
 from nnunet_ext.benchmark.jobs.prepare import fingerprint_of_data
 from nnunet_ext.benchmark.jobs.scoring import fail
-from nnunet_ext.benchmark.matrix import cell_key, cells_of, members_of
-from nnunet_ext.benchmark.records import ENVIRONMENT, RECORD, SPECIFICATION, Cell, Record, read_attempts
+from nnunet_ext.benchmark.matrix import cell_key, cells_of, members_of, preparations
+from nnunet_ext.benchmark.records import ENVIRONMENT, RECORD, SPECIFICATION, Cell, Record, read_attempts, read_object
 from nnunet_ext.benchmark.spec import CASCADE, Spec
 from nnunet_ext.benchmark.state import State, is_done, states_of
 from nnunet_ext.benchmark.workspace import RUN, STATE, TRAINED, Run, Workspace, read_run, read_specification
@@ -165,6 +165,10 @@ def run(space: Workspace, options: Options, show: Progress | None = None) -> Out
             space = replace(space, run=replace(space.run, after=after))
         space.save()
         _write_environment(space)
+        if _prepare_again(space):
+            ended = _run_engine(space, replace(options, until="prepare"), None)
+            if ended.stopped:
+                return replace(ended, states=states_of(space, cells))
         if options.until != "prepare" and all(is_done(space, cell, options.target) for cell in cells):
             return Outcome(states_of(space, cells), False, None)
         checks.check_space(space.root, estimate(space, states_of(space, cells)).disk_bytes)
@@ -188,6 +192,19 @@ def _named_after_conversion(space: Workspace) -> Spec:
             log = space.prepared(dataset.key).with_name("prepare.log")
             raise UserError(f"Dataset {dataset.key} could not be prepared: see {log}.")
     return checks.check_environment(spec)
+
+
+def _prepare_again(space: Workspace) -> bool:
+    """Whether a benchmark has grown since its datasets were prepared.
+
+    They are then prepared in a run of the engine before the others, which would take all cells for out of date.
+    """
+    wanted = {*preparations(space.spec)}
+    files = [space.prepared(dataset.key) for dataset in space.spec.datasets]
+    short = [file for file in files if file.is_file() and not wanted <= {*read_object(file).get("for", [])}]
+    for file in short:
+        file.unlink()
+    return bool(short)
 
 
 def _clear(space: Workspace, cells: list[Cell]) -> None:

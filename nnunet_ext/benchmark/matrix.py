@@ -87,6 +87,13 @@ def plans_with_options(arm: Arm, plans: str) -> str:
     return f"{plans}_{arm.name.replace('.', '-').replace('+', '-')}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def preparations(spec: Spec) -> list[str]:
+    """What a dataset is prepared for: each configuration of each plans file, those that hold options included."""
+    names = {plans.name for plans in spec.all_plans}
+    names |= {plans_with_options(arm, arm.plans or name) for name in sorted(names) for arm in spec.arms}
+    return sorted(f"{name}/{configuration}" for name in names for configuration in spec.configurations)
+
+
 def cell_key(cell: Cell) -> str:
     """A cell as jobs are told it: its folder below ``cells``."""
     return cell.folder(Path()).relative_to(CELLS).as_posix()

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import signal
 import sys
 from dataclasses import replace
@@ -45,6 +46,20 @@ def test_failures_are_told_and_only_what_is_new_runs(tmp_path):
     assert [state.stage for state in outcome.states] == ["finished", "finished"]
     assert (records["stock"].cell.folder(work) / RECORD).stat().st_mtime_ns == before
     assert run(file, work).log is None  # nothing to do, no engine
+
+    # What is added needs plans that hold its options; what is taken away needs no preparation.
+    prepared = Workspace.open(work).prepared("90")
+    earlier = prepared.stat().st_mtime_ns
+    adapted = {"stock": "nnUNetTrainer", "new": {"trainer": "nnUNetTrainerMLL", "options": {"boundary_weight": 0.5}}}
+    write(tmp_path, arms=adapted, epochs=2)
+    assert [state.stage for state in run(file, work).states] == ["finished", "finished"]
+    made = json.loads(prepared.read_text())["for"]
+    assert prepared.stat().st_mtime_ns > earlier and [name for name in made if name.startswith("nnUNetPlans_new_")]
+    assert (records["stock"].cell.folder(work) / RECORD).stat().st_mtime_ns == before
+    earlier = prepared.stat().st_mtime_ns
+    write(tmp_path, arms={"stock": "nnUNetTrainer", "third": "nnUNetTrainerMLL"}, epochs=2)
+    run(file, work)
+    assert prepared.stat().st_mtime_ns == earlier
 
 
 @needs_engine

@@ -14,7 +14,7 @@ from filelock import FileLock
 from nnunet_ext.benchmark import fingerprint
 from nnunet_ext.benchmark.failures import STOPPED, classify
 from nnunet_ext.benchmark.jobs.child import Stop
-from nnunet_ext.benchmark.matrix import arm_of, plans_with_options
+from nnunet_ext.benchmark.matrix import arm_of, plans_with_options, preparations
 from nnunet_ext.benchmark.records import Cell
 from nnunet_ext.benchmark.scores import conventions_of
 from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Dataset, Plans
@@ -42,7 +42,7 @@ def prepare(space: Workspace, dataset: Dataset) -> int:
     target = space.prepared(dataset.key)
     make_folder(target.parent)
     if space.run.pretended is not None:
-        write_text(target, json.dumps({"dataset": dataset.key}) + "\n")
+        _declare(space, dataset.key, target)
         return 0
     with FileLock(target.parent / ".lock"), Stop().listening() as stop:
         commands = _Commands(stop, target.parent / _LOG, space.spec.resources.cpus)
@@ -54,8 +54,13 @@ def prepare(space: Workspace, dataset: Dataset) -> int:
     _split(folder, name)
     for plans in space.spec.all_plans:
         _write_options(space, folder, plans.name)
-    write_text(target, json.dumps({"dataset": name}) + "\n")
+    _declare(space, name, target)
     return 0
+
+
+def _declare(space: Workspace, name: str, target: Path) -> None:
+    """Say that all is ready, and for what: a benchmark may be extended."""
+    write_text(target, json.dumps({"dataset": name, "for": preparations(space.spec)}, indent=2) + "\n")
 
 
 class _Commands:
