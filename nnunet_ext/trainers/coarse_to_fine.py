@@ -103,7 +103,8 @@ class MLNOptions(CoarseToFineOptions):
 
     boundary_scale: BoundaryScale = option(
         "mm",
-        "Eq. 12 has a scale of its own: Phi in mm, clipped at exact_margin, see signed_distance_loss.",
+        "Phi of Eq. 12: in mm, clipped at exact_margin; or in the organ's own mean depth, cut off at one, with E_B of "
+        "CoarseToFine for the prediction besides.",
         "not named",
     )
     boundary_ramp: float = option(
@@ -153,6 +154,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
         "region": "region: Dice + CE",
         "fusion": "fusion: Dice + CE",
         "boundary": "boundary loss",
+        "outline": "boundary loss of the prediction",
         "pixel": "CE at uncertain points",
     }
     distance_maps = AddSliceDistanceMaps
@@ -441,15 +443,18 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
         return terms
 
     def detail_terms(self, maps: Maps, target: torch.Tensor, distance: torch.Tensor | None) -> Terms:
-        """Eq. 12 of the boundary branch and E_P of the pixel branch."""
+        """Eq. 12 of the boundary branch, E_P of the pixel branch; where asked for, E_B of the prediction."""
         terms: Terms = {}
         if distance is not None:
             foreground = self.label_layout.foreground  # the background has no distance
             inside, valid = self.label_layout.maps(target, self.label_manager.num_segmentation_heads)
-            phi = scaled_distance(distance, inside[:, foreground], self.options.exact_margin)
+            relative = self.options.boundary_scale == "organ"
+            phi = scaled_distance(distance, inside[:, foreground], 1.0 if relative else self.options.exact_margin)
             predicted = slices_of(maps["boundary"])[:, foreground]
-            value = signed_distance_loss(predicted, phi, valid, self.options.steepness)
-            terms["boundary"] = self.options.fine_weight * self.boundary_factor, value
+            weight = self.options.fine_weight * self.boundary_factor
+            terms["boundary"] = weight, signed_distance_loss(predicted, phi, valid, self.options.steepness)
+            if relative:
+                terms["outline"] = weight, self._boundary(slices_of(maps["final"]), distance)
         if self.is_guided and self.options.pixel_weight:
             value = pixel_loss(maps["pixel"], maps["points"], target, self.label_layout)
             terms["pixel"] = self.options.fine_weight * self.options.pixel_weight, value

@@ -12,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torchvision.models import resnet18
 
 from nnunet_ext.core.errors import UserError
+from nnunet_ext.losses.boundary import boundary_loss
 from nnunet_ext.losses.multi_level import scaled_distance
 from nnunet_ext.networks.slices import slices_of
 from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerCoarseToFine
@@ -92,10 +93,17 @@ def test_a_batch_is_learned_by_heart(dataset, name, setting):
     assert len(trainer.slice_network.rounds_used) == 2
 
 
-@pytest.mark.parametrize("setting", building.SETTINGS)
+EQUATION_13 = {
+    **building.SETTINGS,
+    "organ": {**building.SETTINGS["2d"], "boundary_scale": "organ"},
+    "organ, regions": {**building.SETTINGS["regions"], "boundary_scale": "organ"},
+}
+
+
+@pytest.mark.parametrize("setting", EQUATION_13)
 def test_a_step_is_equation_13(dataset, setting):
     """The sum of its terms, each against its own reference, with the weights of the paper."""
-    trainer = prepared(dataset, MLN, **building.SETTINGS[setting])
+    trainer = prepared(dataset, MLN, **EQUATION_13[setting])
     batch = batch_of(trainer)
     fusion = [m for m in trainer.slice_network.fine.fusion.modules() if isinstance(m, torch.nn.Conv2d)]
     assert not fusion[-1].weight.any() and not fusion[-1].bias.any()  # at first the region branch is the prediction
@@ -108,7 +116,7 @@ def test_a_step_is_equation_13(dataset, setting):
     hook.remove()
     (maps,) = seen
     target, distance = batch["target"]
-    manager = trainer.label_manager
+    manager, relative = trainer.label_manager, trainer.options.boundary_scale == "organ"
     first = 0 if manager.has_regions else 1
 
     def cut(values):
@@ -137,7 +145,8 @@ def test_a_step_is_equation_13(dataset, setting):
             known = inner[n, 0] != (manager.ignore_label if manager.has_ignore_label else -1)
             inside = [inner[n, 0] == label for label in manager.foreground_labels]
         for c in range(classes):
-            phi = cut(distance)[n, c].double().clamp(-10, 10) / 10
+            phi = cut(distance)[n, c].double()
+            phi = phi if relative else phi.clamp(-10, 10) / 10
             if not phi.any():
                 phi = 1 - 2 * (inside[c] & known).double()
             p = predicted[n, c]
@@ -157,9 +166,12 @@ def test_a_step_is_equation_13(dataset, setting):
             points += 1
     expected["boundary"] = boundary / pixels
     expected["pixel"] = pixel / points
+    if relative:
+        foreground = trainer.label_layout.probabilities(slices_of(maps["final"]).double())[:, first:]
+        expected["outline"] = boundary_loss(foreground, cut(distance).double(), relative=True).item()
     for name, value in expected.items():
         assert step[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
-    fine = sum(expected[name] for name in ("region", "boundary", "pixel", "fusion"))
+    fine = sum(value for name, value in expected.items() if name != "coarse")
     assert step["loss"] == pytest.approx(0.3 * expected["coarse"] + 2 / 3 * fine, rel=1e-3)
 
 
