@@ -117,3 +117,27 @@ def test_residual_encoders_low_resolution_and_the_cascade(
     patch = " x ".join(map(str, second.patch_size))
     assert f"on 3d_cascade_fullres of fitting: {second.batch_size} patches of {patch}." in shown
     assert "nnUNetTrainerCascaded" in shown
+
+
+def test_a_configuration_that_does_not_suit_the_trainer_stays(
+    writable_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = writable_dataset
+
+    def memory(trainer: type, plans: dict, configuration: str, dataset_json: dict) -> int:
+        if configuration == "2d":
+            raise UserError("It has no place for slices.")
+        return 2**30
+
+    monkeypatch.setattr("nnunet_ext.training.cost.planning.memory_of_step", memory)
+    run_plan_for("nnUNetTrainerMLL", dataset.id, "nnUNetPlans", "fitting", None)
+    shown = capsys.readouterr().out
+    assert "  2d is as it was: It has no place for slices." in shown
+    assert "  3d_fullres: " in shown and "1.00 GiB of tensors, 1.00 times stock's" in shown
+    before, after = (json.loads((dataset.preprocessed / f"{p}.json").read_text()) for p in ("nnUNetPlans", "fitting"))
+    assert after["configurations"]["2d"] == before["configurations"]["2d"]
+    monkeypatch.setattr(
+        "nnunet_ext.training.cost.planning.memory_of_step", lambda trainer, plans, *_: memory(trainer, plans, "2d", {})
+    )
+    with pytest.raises(UserError, match="no place for slices"):
+        run_plan_for("nnUNetTrainerMLL", dataset.id, "nnUNetPlans", "none", None)

@@ -28,6 +28,7 @@ def test_variant_of_ours_and_of_stock_trainers(dataset):
     trainer = build(dataset, "nnUNetTrainerRefinedGAN_3epochs_12iters")
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (3, 12, 2)
     assert type(trainer).__name__ == "nnUNetTrainerRefinedGAN_3epochs_12iters"
+    assert pickle.loads(pickle.dumps(type(trainer))) is type(trainer)  # as -num_gpus sends it to its processes
     assert trainer.my_init_kwargs.keys() == {"plans", "configuration", "fold", "dataset_json", "device"}
     assert "nnUNetTrainerRefinedGAN_3epochs_12iters__" in trainer.output_folder
     short = build(dataset, "nnUNetTrainerNoMirroring_2iters")

@@ -324,6 +324,8 @@ def test_the_network_has_the_options_of_the_plans(dataset):
     assert trainer.slice_network.max_rounds == 3
     assert trainer.slice_network.fine.region_head.in_channels == 16
     assert not [m for m in trainer.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    usual = prepared(dataset, MLN, configuration="2d").network
+    assert {type(m) for m in usual.modules() if "Norm" in type(m).__name__} == {torch.nn.BatchNorm2d}
 
 
 def test_the_paper_s_optimiser(dataset):

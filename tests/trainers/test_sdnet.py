@@ -299,3 +299,12 @@ def test_a_network_that_is_not_two_is_refused(unlabelled_dataset):
     trainer.build_network_architecture = Own.build_network_architecture
     with pytest.raises(UserError, match="of Own must return a DualNetwork"):
         trainer.initialize()
+
+
+@pytest.mark.parametrize(("name", "unlabelled"), [(SDNET, 1), (LABELLED, 0)])
+def test_a_simulated_batch_has_its_unlabelled_samples(unlabelled_dataset, name, unlabelled):
+    trainer, _ = ready(unlabelled_dataset, name=name)
+    made = trainer.simulated_batch(random_batch(trainer) | {"keys": ["a", "b"]})
+    assert len(made.get("unlabelled", [])) == unlabelled
+    targets = made["target"] if isinstance(made["target"], list) else [made["target"]]
+    assert {len(made["data"]), len(made["keys"]), *map(len, targets)} == {2 - unlabelled}
