@@ -1,6 +1,6 @@
 """How strongly each boundary term of nnUNetTrainerMLL pulls, beside the region loss: norms of gradients.
 
-    python benchmarks/boundary_gradients.py -d 91 -c 2d -p chaosPlans [-m MODEL/fold_0/checkpoint_best.pth ...] -o FILE.csv
+    python benchmarks/boundary_gradients.py -d 91 -c 2d -p chaosPlans [-m MODEL/fold_0/CHECKPOINT ...] -o FILE.csv
 
 nnU-Net's folders must be set and the dataset preprocessed. With stock weights at the start, and with those of each
 checkpoint of a trainer on the same network, the gradients of region loss (Dice + CE with deep supervision) and of
@@ -53,7 +53,9 @@ def gradients(trainer: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.
         each = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
         zeros = (torch.zeros_like(weight) for weight in weights)
         found.append(
-            torch.cat([(zero if one is None else one).flatten().double() for one, zero in zip(each, zeros, strict=True)])
+            torch.cat(
+                [(zero if one is None else one).flatten().double() for one, zero in zip(each, zeros, strict=True)]
+            )
         )
     return found[0], found[1]
 

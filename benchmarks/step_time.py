@@ -107,6 +107,8 @@ def measure_time(arguments: argparse.Namespace) -> tuple[dict[str, list[float]],
         batches[name], loading[name] = make_batches(arguments, trainer)
         if arguments.late and hasattr(trainer, "prepare_second_stage"):
             trainer.prepare_second_stage()
+        if hasattr(trainer, "is_guided"):  # MLN's pixel branch and fusion
+            trainer.slice_network.set_guided(trainer.is_guided)
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for i in range(arguments.warm_up + arguments.steps):
         # Another order each time: the step after a large one finds other things in the caches.

@@ -1,0 +1,96 @@
+"""Time of stock inference with trained models, case by case in turn: the same images, one process, no other work.
+
+    python benchmarks/inference_time.py STOCK_MODEL MODEL [MODEL ...] --fold 0 --cases 4 -o FILE.json
+
+A model is a folder of results; all are of one dataset. Each case is predicted by each model in turn, so that whatever
+else slows the machine slows all of them; the ratio is that of the sums of medians to the first model. Networks are
+loaded and warmed up before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from iteration_rounds import validation_cases
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+
+def predictor_of(model: Path, fold: int, device: torch.device, mirroring: bool) -> nnUNetPredictor:
+    """A predictor with the weights of a fold."""
+    made = nnUNetPredictor(
+        use_mirroring=mirroring, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
+    )
+    made.initialize_from_trained_model_folder(str(model), (fold,))
+    made.network.load_state_dict(made.list_of_parameters[0])
+    return made
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each model and case."""
+    device = torch.device(arguments.device)
+    models = [predictor_of(model, arguments.fold, device, arguments.mirroring) for model in arguments.models]
+    dataset = Path(nnUNet_raw) / maybe_convert_to_dataset_name(arguments.models[0].parent.name)
+    files = get_filenames_of_train_images_and_targets(str(dataset))
+    cases = validation_cases(arguments.models[0] / f"fold_{arguments.fold}")[: arguments.cases]
+    reader = models[0].plans_manager.image_reader_writer_class()
+    seconds: list[dict[str, list[float]]] = [{} for _ in models]
+    for case in cases:
+        image, about = reader.read_images(files[case]["images"])
+        prepared = []
+        for model in models:
+            preprocessor = model.configuration_manager.preprocessor_class()
+            data, _, _ = preprocessor.run_case_npy(
+                image, None, about, model.plans_manager, model.configuration_manager, model.dataset_json
+            )
+            prepared.append(torch.from_numpy(data))
+        for repeat in range(arguments.repeats + 1):
+            for model, data, taken in zip(models, prepared, seconds, strict=True):
+                start = time.perf_counter()
+                model.predict_sliding_window_return_logits(data)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if repeat:  # the first warms up
+                    taken.setdefault(case, []).append(time.perf_counter() - start)
+        print(case, flush=True)
+    totals = [sum(median(each) for each in taken.values()) for taken in seconds]
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, {device}, torch {torch.__version__}",
+        "threads": torch.get_num_threads(),
+        "dataset": dataset.name,
+        "cases": cases,
+        "mirroring": arguments.mirroring,
+        "models": {
+            model.name: {"seconds a case": round(total / len(cases), 3), "ratio": round(total / totals[0], 3)}
+            for model, total in zip(arguments.models, totals, strict=True)
+        },
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--cases", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--mirroring", action="store_true", help="predict mirrored images too")
+    parser.add_argument("-o", dest="output", type=Path, required=True)
+    arguments = parser.parse_args()
+    result = measure(arguments)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result["models"], indent=2))
+
+
+if __name__ == "__main__":
+    main()
