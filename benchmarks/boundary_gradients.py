@@ -1,11 +1,13 @@
 """How strongly each boundary term of nnUNetTrainerMLL pulls, beside the region loss: norms of gradients.
 
-    python benchmarks/boundary_gradients.py -d 91 -c 2d -p chaosPlans [-m MODEL/fold_0/CHECKPOINT ...] -o FILE.csv
+    python benchmarks/boundary_gradients.py -d 91 -c 2d -p chaosPlans [-m MODEL/fold_0/CHECKPOINT ...] \
+        --machine NAME -o FILE.csv
 
 nnU-Net's folders must be set and the dataset preprocessed. With stock weights at the start, and with those of each
 checkpoint of a trainer on the same network, the gradients of region loss (Dice + CE with deep supervision) and of
 either boundary term (``boundary_scale``) are taken from the same batches of nnU-Net's loader. Columns: the norm of the
-boundary term's gradient as a share of the region loss's, and the cosine between both. Rows are added to FILE.csv.
+boundary term's gradient as a share of the region loss's, and the cosine between both. Rows are added to FILE.csv,
+means of all of them are written beside it.
 """
 
 from __future__ import annotations
@@ -100,14 +102,31 @@ def main() -> None:
     parser.add_argument("-o", dest="output", type=Path, required=True)
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--machine", required=True, help="said in the result")
     arguments = parser.parse_args()
     os.environ["nnUNet_n_proc_DA"] = "0"
     table = pd.DataFrame(measure(arguments)).round(4)
     if arguments.output.is_file():
         table = pd.concat([pd.read_csv(arguments.output), table])
     table.to_csv(arguments.output, index=False)
-    columns = ["dataset", "configuration", "weights", "scale"]
-    print(table.groupby(columns, sort=False)[["share", "cosine"]].agg(["mean", "min", "max"]).round(3).to_string())
+    arguments.output.with_suffix(".md").write_text(summary(table, arguments.machine), encoding="utf-8")
+
+
+def summary(table: pd.DataFrame, machine: str) -> str:
+    """Means over the batches, with the least and the largest, as Markdown."""
+    lines = ["| dataset | weights | scale | norm, as a share of the region loss's | cosine |", "|---|---|---|---|---|"]
+    for keys, rows in table.groupby(["dataset", "configuration", "weights", "scale"], sort=False):
+        dataset, configuration, weights, scale = map(str, keys)
+        share, cosine = (
+            f"{rows[name].mean():.2f} ({rows[name].min():.2f} to {rows[name].max():.2f})"
+            for name in ("share", "cosine")
+        )
+        lines.append(f"| {dataset}, {configuration} | {weights} | {scale} | {share} | {cosine} |")
+    heading = (
+        f"Gradient of the boundary term beside that of the region loss, mean over {table['batch'].nunique()} batches "
+        f"(least to largest). Machine: {machine}."
+    )
+    return "\n".join([heading, "", *lines]) + "\n"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from nnunet_ext.training.checkpoint import (
 )
 from nnunet_ext.training.cost.expectation import expectation
 from nnunet_ext.training.curves import LossCurves, mean_of_known
-from nnunet_ext.training.options import Options, resolve
+from nnunet_ext.training.options import Options, resolve, with_options
 from nnunet_ext.training.run_length import strip_run_length
 from nnunet_ext.training.teacher import bare
 
@@ -221,6 +221,9 @@ class ExtendedTrainer(nnUNetTrainer):
             self.initialize()
         if self.device.type == "cuda" and self.local_rank == 0:
             self.print_to_log_file(expectation(self))
+        # nnU-Net writes these plans beside the model, whose network is built by them under other defaults too.
+        manager = self.plans_manager
+        manager.plans = with_options(manager.plans, self.base_name, self.options.as_dict(), manager.plans_name)
         super().on_train_start()
         fresh = [name for name, network in self.auxiliary.items() if not network.was_restored]
         if fresh:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.training.base import ExtendedTrainer
@@ -78,6 +79,22 @@ def test_two_and_two_epochs_are_four_epochs(dataset, single_process):
     written = pd.read_csv(f"{second.output_folder}/loss_terms.csv")
     assert list(written["epoch"]) == [0, 1, 2, 3]
     assert Path(second.output_folder, "loss_terms.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plans_of_a_model_hold_all_options(dataset, monkeypatch):
+    """Inference, and a version with other defaults, builds the network that was trained."""
+    cascaded = "nnUNetTrainerCascaded_1epochs_1iters"
+    trainer = build(dataset, cascaded, residual=False)
+    trainer.on_train_start()
+    trainer.on_train_end()
+    model = Path(trainer.output_folder_base)
+    plans = PlansManager(str(model / "plans.json"))
+    assert type(trainer).options_in(plans) == trainer.options
+    monkeypatch.setattr(type(trainer), "residual", True, raising=False)  # as another default
+    assert type(trainer).options_in(plans).residual is False
+    # What a training reads is as it was.
+    assert "nnunet_ext" not in json.loads((dataset.preprocessed / f"{plans.plans_name}.json").read_text())
+    assert "nnunet_ext" not in trainer.my_init_kwargs["plans"]
 
 
 def test_a_checkpoint_without_our_key_resumes_with_fresh_auxiliary_networks(dataset, tmp_path):
