@@ -21,6 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from nnunet_ext.core import markdown
+
 SCALES = ("organ", "mm")
 
 
@@ -114,19 +116,20 @@ def main() -> None:
 
 def summary(table: pd.DataFrame, machine: str) -> str:
     """Means over the batches, with the least and the largest, as Markdown."""
-    lines = ["| dataset | weights | scale | norm, as a share of the region loss's | cosine |", "|---|---|---|---|---|"]
+    rows_of_table = []
     for keys, rows in table.groupby(["dataset", "configuration", "weights", "scale"], sort=False):
         dataset, configuration, weights, scale = map(str, keys)
         share, cosine = (
             f"{rows[name].mean():.2f} ({rows[name].min():.2f} to {rows[name].max():.2f})"
             for name in ("share", "cosine")
         )
-        lines.append(f"| {dataset}, {configuration} | {weights} | {scale} | {share} | {cosine} |")
+        rows_of_table.append((f"{dataset}, {configuration}", weights, scale, share, cosine))
     heading = (
         f"Gradient of the boundary term beside that of the region loss, mean over {table['batch'].nunique()} batches "
         f"(least to largest). Machine: {machine}."
     )
-    return "\n".join([heading, "", *lines]) + "\n"
+    head = ("dataset", "weights", "scale", "norm, as a share of the region loss's", "cosine")
+    return f"{heading}\n\n{markdown.table(head, rows_of_table)}"
 
 
 if __name__ == "__main__":

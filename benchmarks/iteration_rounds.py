@@ -23,6 +23,7 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_ext.core.markdown import table as table_of
 from nnunet_ext.evaluation.metrics import relative_dice
 from nnunet_ext.training.run_length import strip_run_length
 
@@ -84,14 +85,14 @@ def main() -> None:
     table = pd.DataFrame([row for model in arguments.models for row in measure(model, arguments.rounds)])
     table.round(5).to_csv(RESULTS / f"{arguments.name}.csv", index=False)
     means = table.groupby(["arm", "rounds"], sort=False)[["Dice", "RDSC"]].mean().reset_index()
-    lines = ["| trainer | rounds | Dice | RDSC |", "|---|---|---|---|"]
-    lines += [f"| {r.arm} | {r.rounds} | {r.Dice:.4f} | {r.RDSC:.4f} |".replace("nan", "-") for r in means.itertuples()]
+    rows = [[r.arm, r.rounds, *(f"{v:.4f}".replace("nan", "-") for v in (r.Dice, r.RDSC))] for r in means.itertuples()]
     heading = (
         f"Dice after each round of the iteration, and Dice with the prediction of the round before (RDSC): mean over "
         f"{table.groupby(['fold', 'case']).ngroups} validation cases, no rounds: the coarse network alone. "
         f"Machine: {arguments.machine}."
     )
-    (RESULTS / f"{arguments.name}.md").write_text("\n".join([heading, "", *lines]) + "\n", encoding="utf-8")
+    text = f"{heading}\n\n{table_of(('trainer', 'rounds', 'Dice', 'RDSC'), rows)}"
+    (RESULTS / f"{arguments.name}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

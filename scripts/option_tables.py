@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ext.cli.options import OPTION_HEAD, option_rows
+from nnunet_ext.core.markdown import table
 
 PAGES = Path(__file__).resolve().parents[1] / "docs"
 _PLACE = re.compile(r"(<!-- options of (\w+)(?::([\w\s]+))? -->\n).*?(<!-- end of options -->)", re.DOTALL)
@@ -31,9 +32,8 @@ def option_table(trainer: str, chosen: Sequence[str] = ()) -> str:
     rows = option_rows(trainer)
     if absent := sorted(set(chosen) - {row[0] for row in rows}):
         raise ValueError(f"{trainer} has no option {', '.join(absent)}")
-    lines = [OPTION_HEAD, ["---"] * len(OPTION_HEAD)]
-    lines += [(f"`{name}`", f"`{default}`", *rest) for name, default, *rest in rows if not chosen or name in chosen]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    shown = ((f"`{name}`", f"`{default}`", *rest) for name, default, *rest in rows if not chosen or name in chosen)
+    return table(OPTION_HEAD, shown)
 
 
 def with_tables(page: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_ext.core import markdown
 from nnunet_ext.evaluation.conventions import Conventions
 from nnunet_ext.evaluation.metrics import Metric, metric
 from nnunet_ext.evaluation.results import Evaluation
@@ -38,9 +39,8 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub-flavoured Markdown."""
-        lines = [f"**{self.caption}**", "", _pipe(self.head), _pipe(["---"] + ["---:"] * (len(self.head) - 1))]
-        lines += [_pipe([f"**{c.text}**" if c.best else c.text for c in row]) for row in self.rows]
-        return "\n".join(lines) + "\n"
+        rows = ([f"**{c.text}**" if c.best else c.text for c in row] for row in self.rows)
+        return f"**{self.caption}**\n\n{markdown.table(self.head, rows, numbers=True)}"
 
     def latex(self) -> str:
         """A ``table`` environment that needs the package booktabs."""
@@ -57,10 +57,6 @@ class Table:
             cells = [rf"\textbf{{{_latex(c.text)}}}" if c.best else _latex(c.text) for c in row]
             lines.append(" & ".join(cells) + r" \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
-def _pipe(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
 
 def _latex(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import mkdocs_gen_files
@@ -13,6 +12,7 @@ from dataset_conversion.catalogue import KnownSource, Source
 from dataset_conversion.registry import CONVERTERS
 from nnunet_ext.cli.app import app
 from nnunet_ext.cli.options import OPTION_HEAD, option_rows
+from nnunet_ext.core.markdown import table
 from nnunet_ext.plugin.registry import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,16 +35,6 @@ def write(name: str, text: str) -> None:
     """Write a page of the site."""
     with mkdocs_gen_files.open(name, "w") as page:
         page.write(text)
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table in Markdown."""
-
-    def line(cells: Iterable[object]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    names = list(head)
-    return "\n".join([line(names), line("---" for _ in names), *map(line, rows)]) + "\n"
 
 
 def options_page() -> str:
