@@ -1,5 +1,6 @@
 """The papers' experiments are benchmark files whose trainers, metrics and converters exist."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from nnunet_ext.core.environment import FOLDER_VARIABLES
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.evaluation.metrics import METRICS
 from nnunet_ext.plugin.registry import TRAINERS
+from nnunet_ext.plugin.startup import VARIABLE
 from tests.conftest import slow
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
@@ -43,7 +45,8 @@ def test_file(file):
 
 
 @pytest.mark.parametrize("file", OWN, ids=lambda file: file.stem)
-def test_file_of_our_own(file):
+def test_file_of_our_own(file, monkeypatch):
+    monkeypatch.setenv(VARIABLE, os.pathsep.join([str(file.parent / "trainers"), os.environ.get(VARIABLE, "")]))
     spec = load(file)
     assert spec.name == file.stem and spec.question and spec.arms[0].trainer == "nnUNetTrainer"
     checks.check_trainers(spec)
