@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from nnunet_ext.labels import CLASSES, LabelLayout
@@ -21,6 +22,9 @@ from nnunet_ext.precision import full_precision
 CHANNELS = 256
 # Of DeepLab-v3 at the resolution that it has with ImageNet; the paper does not name its own.
 RATES = (6, 12, 18)
+
+# Pixels of slices that are fused at a time: enough for a device to be busy, little beside the maps of a patch.
+_PIXELS_AT_ONCE = 1 << 17
 
 Maps = dict[str, torch.Tensor]
 PixelModule = Literal["attention", "mlp"]
@@ -124,7 +128,7 @@ class MultiLevelNetwork(nn.Module):
             else SharedLayers(features[0], channels)
         )
         self.pixel_head = nn.Conv1d(channels, heads, 1)
-        self.fusion: nn.Module = (
+        self.fusion: SaliencyGuidance | ConvolutionalFusion = (
             SaliencyGuidance(channels, heads) if fusion == "guidance" else ConvolutionalFusion(channels, heads)
         )
         self.residual = residual
@@ -160,9 +164,44 @@ class MultiLevelNetwork(nn.Module):
         number = max(1, min(self.max_points, size[0] * size[1] // self.pixels_per_point))
         points = uncertain_pixels(region_logits, number, noise, layout)
         features = self.pixel(at_points(early, centres(points, size)))
-        fused = self.fusion(_enlarge(region, x), _enlarge(boundary, x), scatter_points(features, points, size))
+        fused = self._fuse(region, boundary, features, points, size)
         fused = region_logits + fused if self.residual else fused
         return {**maps, "final": fused, "points": points, "pixel": self.pixel_head(features)}
+
+    def _fuse(
+        self,
+        region: torch.Tensor,
+        boundary: torch.Tensor,
+        features: torch.Tensor,
+        points: torch.Tensor,
+        size: torch.Size,
+    ) -> torch.Tensor:
+        """Logits (N, C, *size) of features of all levels, a few slices at a time.
+
+        At full resolution the features of three levels and their products are many times those of the branches, which
+        are 4 times coarser. So where there are several parts they are made anew in the backward pass, part by part.
+        """
+        number = max(1, _PIXELS_AT_ONCE // (size[0] * size[1]))
+        if region.shape[0] <= number:
+            return self.fusion.finish(self._weigh(region, boundary, features, points, size))
+        mixed = []
+        for part in zip(*(maps.split(number) for maps in (region, boundary, features, points)), strict=True):
+            # Nothing within draws random numbers.
+            mixed.append(checkpoint(self._weigh, *part, size, use_reentrant=False, preserve_rng_state=False))
+        return self.fusion.finish(torch.cat(mixed))
+
+    def _weigh(
+        self,
+        region: torch.Tensor,
+        boundary: torch.Tensor,
+        features: torch.Tensor,
+        points: torch.Tensor,
+        size: torch.Size,
+    ) -> torch.Tensor:
+        region, boundary = (
+            interpolate(maps, size, mode="bilinear", align_corners=False) for maps in (region, boundary)
+        )
+        return self.fusion.weigh(region, boundary, scatter_points(features, points, size))
 
 
 class PixelAttention(nn.Module):
@@ -245,10 +284,18 @@ class SaliencyGuidance(nn.Module):
 
     def forward(self, region: torch.Tensor, boundary: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
         """Logits (N, C, H, W) of features (N, channels, H, W) each."""
+        return self.finish(self.weigh(region, boundary, pixel))
+
+    def weigh(self, region: torch.Tensor, boundary: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
+        """What each slice makes of its own features: (N, channels, H, W)."""
         both = boundary + pixel
         by_boundary = region * (torch.sigmoid(self.boundary_weight(both)) * boundary)
         by_pixel = region * (torch.sigmoid(self.pixel_weight(both)) * pixel)
-        return self.head(torch.relu(self.norm(self.mix(torch.cat([by_boundary, by_pixel], 1)))))
+        return self.mix(torch.cat([by_boundary, by_pixel], 1))
+
+    def finish(self, mixed: torch.Tensor) -> torch.Tensor:
+        """Logits of it, which is normalised over all slices."""
+        return self.head(torch.relu(self.norm(mixed)))
 
 
 class ConvolutionalFusion(nn.Module):
@@ -268,7 +315,15 @@ class ConvolutionalFusion(nn.Module):
 
     def forward(self, region: torch.Tensor, boundary: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
         """Logits (N, C, H, W) of features (N, channels, H, W) each."""
+        return self.finish(self.weigh(region, boundary, pixel))
+
+    def weigh(self, region: torch.Tensor, boundary: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
+        """The logits already: each slice is on its own."""
         return self.layers(torch.cat([region, boundary, pixel], 1))
+
+    def finish(self, mixed: torch.Tensor) -> torch.Tensor:
+        """The same."""
+        return mixed
 
 
 def uncertain_pixels(

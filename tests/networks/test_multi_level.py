@@ -1,5 +1,6 @@
 """The structural network against plain references, and against torchvision's ResNet-18."""
 
+import copy
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from nnunet_ext.labels import LabelLayout
 from nnunet_ext.losses.uncertain_points import at_points
+from nnunet_ext.networks import multi_level
 from nnunet_ext.networks.multi_level import (
     AtrousNetwork,
     ConvolutionalFusion,
@@ -212,3 +214,37 @@ def test_maps_are_enlarged_between_the_centres_of_pixels():
         region = network.region_head(network.region(network.backbone(x)[1]))
         expected = nn.functional.interpolate(region, (16, 16), mode="bilinear", align_corners=False)
         torch.testing.assert_close(network(x)["region"], expected)
+
+
+@pytest.mark.parametrize("fusion", ["guidance", "convolutions"])
+def test_slices_are_fused_in_parts_with_the_same_outcome_in_less_memory(fusion, monkeypatch):
+    torch.manual_seed(0)
+    whole = MultiLevelNetwork([0, 1, 2], 3, NARROW, 8, (2, 3), attention_heads=2, fusion=fusion).double()
+    parted = copy.deepcopy(whole)
+    x = torch.randn(5, 3, 16, 24, dtype=torch.float64)
+    noise = torch.rand(5, 1, 16, 24, dtype=torch.float64)
+    outcome = []
+    for network, slices in ((whole, 5), (parted, 2)):
+        monkeypatch.setattr(multi_level, "_PIXELS_AT_ONCE", slices * 16 * 24)
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            maps = network(x, noise)
+        sum((maps[name] ** 2).sum() for name in ("final", "region", "boundary", "pixel")).backward()
+        outcome.append((maps, sum(kept.values())))
+        network.eval()
+        with torch.no_grad():
+            maps["evaluated"] = network(x)["final"]
+    (maps, bytes_kept), (in_parts, bytes_kept_in_parts) = outcome
+    assert maps.keys() == in_parts.keys()
+    for name, values in maps.items():
+        assert torch.allclose(values, in_parts[name]), name
+    for (name, one), other in zip(whole.named_parameters(), parted.parameters(), strict=True):
+        assert one.grad is not None and torch.allclose(one.grad, other.grad), name
+    for (name, one), other in zip(whole.named_buffers(), parted.buffers(), strict=True):
+        assert torch.allclose(one, other), name  # normalisation counts every slice once
+    assert bytes_kept_in_parts < 0.8 * bytes_kept
