@@ -102,10 +102,10 @@ class MLNOptions(CoarseToFineOptions):
     """Options of :class:`nnUNetTrainerMLN`; the phases are at the same epochs, of which there are 25."""
 
     boundary_scale: BoundaryScale = option(
-        "mm",
-        "Phi of Eq. 12: in mm, clipped at exact_margin; or in the organ's own mean depth, cut off at one, with E_B of "
-        "CoarseToFine for the prediction besides.",
-        "not named",
+        "organ",
+        "Phi of Eq. 12: in the organ's own mean depth, cut off at one, and E_B of CoarseToFine for the prediction "
+        "besides; or in mm, clipped at exact_margin, without the latter.",
+        "not named; Eq. 12 alone",
     )
     boundary_ramp: float = option(
         0.0, "Fraction of the run over which alpha rises from 0.", "0 (4.1.1)", at_least=0, at_most=1

@@ -84,7 +84,14 @@ def test_a_batch_is_learned_by_heart(dataset, name, setting):
     trainer = prepared(dataset, name, **SETTINGS[setting])
     batch = batch_of(trainer)
     steps = [trainer.train_step(batch) for _ in range(8)]
-    assert set(steps[0]) == {"loss", "coarse", "region", "boundary", "pixel", *(["fusion"] if name == MLN else [])}
+    assert set(steps[0]) == {
+        "loss",
+        "coarse",
+        "region",
+        "boundary",
+        "pixel",
+        *(["fusion", "outline"] if name == MLN else []),
+    }
     assert all(np.isfinite(list(step.values())).all() for step in steps)
     assert steps[-1]["coarse"] + steps[-1]["region"] < steps[0]["coarse"] + steps[0]["region"] - 0.05
     trainer.on_validation_epoch_start()
@@ -95,8 +102,8 @@ def test_a_batch_is_learned_by_heart(dataset, name, setting):
 
 EQUATION_13 = {
     **building.SETTINGS,
-    "organ": {**building.SETTINGS["2d"], "boundary_scale": "organ"},
-    "organ, regions": {**building.SETTINGS["regions"], "boundary_scale": "organ"},
+    "mm": {**building.SETTINGS["2d"], "boundary_scale": "mm"},
+    "mm, regions": {**building.SETTINGS["regions"], "boundary_scale": "mm"},
 }
 
 
@@ -246,7 +253,7 @@ def test_train_continue_and_predict(dataset, monkeypatch, tmp_path, name, config
     a, b = (trainer.loss_curves.table().to_numpy() for trainer in (half, whole))
     np.testing.assert_array_equal(a, b)
     terms = {"epoch", "region", "boundary", "pixel"}
-    terms |= ({"coarse"} if WHOLE not in name else set()) | ({"fusion"} if TWO not in name else set())
+    terms |= ({"coarse"} if WHOLE not in name else set()) | ({"fusion", "outline"} if TWO not in name else set())
     assert set(half.loss_curves.table()) == terms
 
     half.save_checkpoint(f"{half.output_folder}/checkpoint_final.pth")

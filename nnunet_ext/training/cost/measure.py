@@ -99,6 +99,8 @@ def cost_of_step(
     Raises:
         UserError: the trainer refuses the plans, or its step depends on the values of tensors, which are not there.
     """
+    # In a step of its own: the counter of FLOPs keeps tensors alive for as long as Python's garbage collector lets it.
+    memory = memory_of_step(trainer_class, plans, configuration, dataset_json, half_precision)
     with _explained(trainer_class, configuration), simulated(trainer_class, half_precision):
         flops = FlopCounterMode(display=False)
         step = Step(trainer_class, plans, configuration, dataset_json)
@@ -107,7 +109,7 @@ def cost_of_step(
         return Cost(
             tuple(step.trainer.configuration_manager.patch_size),
             step.trainer.configuration_manager.batch_size,
-            step.memory.peak,
+            memory,
             flops.get_total_flops(),
             step.parameters(),
         )
