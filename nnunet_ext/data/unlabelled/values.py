@@ -25,6 +25,8 @@ def not_finite(file: Path, reader: type) -> int:
         header = sitk.ImageFileReader()
         header.SetFileName(str(file))
         header.ReadImageInformation()
-        floating = "float" in sitk.GetPixelIDValueAsString(header.GetPixelID())
-        return count_not_finite(sitk.GetArrayViewFromImage(header.Execute())) if floating else 0
+        if "float" not in sitk.GetPixelIDValueAsString(header.GetPixelID()):
+            return 0
+        image = header.Execute()  # has a name, as the view of its memory does not keep it alive
+        return count_not_finite(sitk.GetArrayViewFromImage(image))
     return count_not_finite(reader().read_images([str(file)])[0])
