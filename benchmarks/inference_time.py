@@ -1,6 +1,6 @@
 """Time of stock inference with trained models, case by case in turn: the same images, one process, no other work.
 
-    python benchmarks/inference_time.py STOCK_MODEL MODEL [MODEL ...] --fold 0 --cases 4 -o FILE.json
+    python benchmarks/inference_time.py STOCK_MODEL MODEL [MODEL ...] --cases 4 --machine NAME -o FILE.json
 
 A model is a folder of results; all are of one dataset. Each case is predicted by each model in turn, so that whatever
 else slows the machine slows all of them; the ratio is that of the sums of medians to the first model. Networks are
@@ -11,36 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from iteration_rounds import validation_cases
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.paths import nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
-
-def predictor_of(model: Path, fold: int, device: torch.device, mirroring: bool) -> nnUNetPredictor:
-    """A predictor with the weights of a fold."""
-    made = nnUNetPredictor(
-        use_mirroring=mirroring, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
-    )
-    made.initialize_from_trained_model_folder(str(model), (fold,))
-    made.network.load_state_dict(made.list_of_parameters[0])
-    return made
+from trained_models import predictor_of, training_files, validation_cases
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each model and case."""
+    torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     models = [predictor_of(model, arguments.fold, device, arguments.mirroring) for model in arguments.models]
-    dataset = Path(nnUNet_raw) / maybe_convert_to_dataset_name(arguments.models[0].parent.name)
-    files = get_filenames_of_train_images_and_targets(str(dataset))
+    files = training_files(arguments.models[0])
     cases = validation_cases(arguments.models[0] / f"fold_{arguments.fold}")[: arguments.cases]
     reader = models[0].plans_manager.image_reader_writer_class()
     seconds: list[dict[str, list[float]]] = [{} for _ in models]
@@ -64,9 +50,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         print(case, flush=True)
     totals = [sum(median(each) for each in taken.values()) for taken in seconds]
     return {
-        "machine": f"{platform.processor() or platform.machine()}, {device}, torch {torch.__version__}",
+        "machine": arguments.machine,
+        "torch": torch.__version__,
+        "device": str(device),
         "threads": torch.get_num_threads(),
-        "dataset": dataset.name,
+        "dataset": arguments.models[0].parent.name,
         "cases": cases,
         "mirroring": arguments.mirroring,
         "models": {
@@ -85,6 +73,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--mirroring", action="store_true", help="predict mirrored images too")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--machine", required=True, help="said in the result")
     parser.add_argument("-o", dest="output", type=Path, required=True)
     arguments = parser.parse_args()
     result = measure(arguments)

@@ -18,10 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.paths import nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from trained_models import predictor_of, training_files, validation_cases
 
 from nnunet_ext.core.markdown import table as table_of
 from nnunet_ext.evaluation.metrics import relative_dice
@@ -29,11 +26,6 @@ from nnunet_ext.training.run_length import strip_run_length
 
 RESULTS = Path(__file__).parent / "results"
 NEVER = 2.0  # an RDSC that is not reached
-
-
-def validation_cases(fold: Path) -> list[str]:
-    """Cases that the final validation of a fold has predicted."""
-    return sorted(path.name.removesuffix(".nii.gz") for path in (fold / "validation").glob("*.nii.gz"))
 
 
 def dice(labels: npt.NDArray[Any], others: npt.NDArray[Any], classes: int) -> float:
@@ -44,13 +36,9 @@ def dice(labels: npt.NDArray[Any], others: npt.NDArray[Any], classes: int) -> fl
 
 def measure(model: Path, rounds: int) -> Iterator[dict[str, Any]]:
     """A row for each case and number of rounds."""
-    dataset = Path(nnUNet_raw) / maybe_convert_to_dataset_name(model.parent.name)
-    files = get_filenames_of_train_images_and_targets(str(dataset))
+    files = training_files(model)
     for fold in sorted(model.glob("fold_*")):
-        predictor = nnUNetPredictor(
-            use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
-        )
-        predictor.initialize_from_trained_model_folder(str(model), (int(fold.name[5:]),))
+        predictor = predictor_of(model, int(fold.name[5:]), torch.device("cpu"))
         reader = predictor.plans_manager.image_reader_writer_class()
         network: Any = predictor.network
         network.tolerance = NEVER

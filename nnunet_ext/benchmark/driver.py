@@ -165,7 +165,7 @@ def run(space: Workspace, options: Options, show: Progress | None = None) -> Out
             space = replace(space, run=replace(space.run, after=after))
         space.save()
         _write_environment(space)
-        if _prepare_again(space):
+        if _let_prepare_again(space):
             ended = _run_engine(space, replace(options, until="prepare"), None)
             if ended.stopped:
                 return replace(ended, states=states_of(space, cells))
@@ -194,10 +194,10 @@ def _named_after_conversion(space: Workspace) -> Spec:
     return checks.check_environment(spec)
 
 
-def _prepare_again(space: Workspace) -> bool:
-    """Whether a benchmark has grown since its datasets were prepared.
+def _let_prepare_again(space: Workspace) -> bool:
+    """Let datasets be prepared for what a benchmark has been extended by; whether there are any.
 
-    They are then prepared in a run of the engine before the others, which would take all cells for out of date.
+    They need a run of the engine before that of the cells, which would take all of these for out of date.
     """
     wanted = {*preparations(space.spec)}
     files = [space.prepared(dataset.key) for dataset in space.spec.datasets]

@@ -75,7 +75,7 @@ class AtrousNetwork(nn.Module):
             ``stem_stride`` 2.
         """
         logits = self.region_head(self.region(self.backbone(x)[1]))
-        return {"final": _enlarge(logits, x), "logits": logits}
+        return {"final": _enlarge(logits, x.shape[2:]), "logits": logits}
 
 
 class MultiLevelNetwork(nn.Module):
@@ -154,53 +154,48 @@ class MultiLevelNetwork(nn.Module):
             Logits ``final`` and ``region`` (N, C, H, W); ``boundary`` (N, C, H, W), positive inside. Where guided,
             ``points`` (N, P), positions in the flattened slice, and logits ``pixel`` (N, C, P) there.
         """
+        size = x.shape[2:]
         early, deep = self.backbone(x)
         region, boundary = self.region(deep), self.boundary(deep)
-        region_logits = _enlarge(self.region_head(region), x)
-        maps = {"region": region_logits, "boundary": _enlarge(self.boundary_head(boundary), x)}
+        region_logits = _enlarge(self.region_head(region), size)
+        maps = {"region": region_logits, "boundary": _enlarge(self.boundary_head(boundary), size)}
         if not guided:
             return {**maps, "final": region_logits}
-        size = x.shape[2:]
         number = max(1, min(self.max_points, size[0] * size[1] // self.pixels_per_point))
         points = uncertain_pixels(region_logits, number, noise, layout)
         features = self.pixel(at_points(early, centres(points, size)))
-        fused = self._fuse(region, boundary, features, points, size)
+        fused = self._fuse((region, boundary, features, points), size)
         fused = region_logits + fused if self.residual else fused
         return {**maps, "final": fused, "points": points, "pixel": self.pixel_head(features)}
 
-    def _fuse(
-        self,
-        region: torch.Tensor,
-        boundary: torch.Tensor,
-        features: torch.Tensor,
-        points: torch.Tensor,
-        size: torch.Size,
-    ) -> torch.Tensor:
+    def _fuse(self, levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         """Logits (N, C, *size) of features of all levels, a few slices at a time.
 
         At full resolution the features of three levels and their products are many times those of the branches, which
         are 4 times coarser. So where there are several parts they are made anew in the backward pass, part by part.
+
+        Args:
+            levels: what :meth:`_weigh` takes, of N slices.
+            size: height and width.
         """
         number = max(1, _PIXELS_AT_ONCE // (size[0] * size[1]))
-        if region.shape[0] <= number:
-            return self.fusion.finish(self._weigh(region, boundary, features, points, size))
-        mixed = []
-        for part in zip(*(maps.split(number) for maps in (region, boundary, features, points)), strict=True):
-            # Nothing within draws random numbers.
-            mixed.append(checkpoint(self._weigh, *part, size, use_reentrant=False, preserve_rng_state=False))
+        if levels[0].shape[0] <= number:
+            return self.fusion.finish(self._weigh(size, *levels))
+        mixed = [
+            checkpoint(self._weigh, size, *part, use_reentrant=False, preserve_rng_state=False)  # nothing is random
+            for part in zip(*(maps.split(number) for maps in levels), strict=True)
+        ]
         return self.fusion.finish(torch.cat(mixed))
 
     def _weigh(
         self,
+        size: Sequence[int],
         region: torch.Tensor,
         boundary: torch.Tensor,
         features: torch.Tensor,
         points: torch.Tensor,
-        size: torch.Size,
     ) -> torch.Tensor:
-        region, boundary = (
-            interpolate(maps, size, mode="bilinear", align_corners=False) for maps in (region, boundary)
-        )
+        region, boundary = _enlarge(region, size), _enlarge(boundary, size)
         return self.fusion.weigh(region, boundary, scatter_points(features, points, size))
 
 
@@ -394,5 +389,5 @@ def _branch(in_channels: int, channels: int, rates: Sequence[int], dropout: floa
     return nn.Sequential(aspp, nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
 
 
-def _enlarge(maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return interpolate(maps, like.shape[2:], mode="bilinear", align_corners=False)
+def _enlarge(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return interpolate(maps, size, mode="bilinear", align_corners=False)

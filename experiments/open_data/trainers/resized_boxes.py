@@ -1,4 +1,4 @@
-"""Boxes resized to a fixed size, the alternative to crops that keep their pixels: measured, and not the better one.
+"""Boxes resized to a fixed size, the alternative to crops that keep their pixels; not measured yet.
 
 export nnUNet_extTrainer=experiments/open_data/trainers
 """

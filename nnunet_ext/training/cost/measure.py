@@ -122,7 +122,7 @@ def memory_of_step(
     dataset_json: dict[str, Any],
     half_precision: bool = True,
 ) -> int:
-    """Most bytes of all tensors at a time, alone: in half the time of :func:`cost_of_step`, whose arguments it takes.
+    """Most bytes of all tensors at a time: a third of :func:`cost_of_step`'s work, whose arguments it takes.
 
     Raises:
         UserError: as :func:`cost_of_step`.
