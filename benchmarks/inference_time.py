@@ -2,7 +2,7 @@
 
     python benchmarks/inference_time.py STOCK_MODEL MODEL [MODEL ...] --cases 4 --machine NAME -o FILE.json
 
-A model is a folder of results; all are of one dataset. Each case is predicted by each model in turn, so that whatever
+A model is a folder of results; all are of one dataset, each of another trainer. Each case is predicted by each model in turn, so that whatever
 else slows the machine slows all of them; the ratio is that of the sums of medians to the first model. Networks are
 loaded and warmed up before.
 """
@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from trained_models import predictor_of, training_files, validation_cases
+from trained_models import predictor_of, trainer_of, training_files, validation_cases
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "cases": cases,
         "mirroring": arguments.mirroring,
         "models": {
-            model.name: {"seconds a case": round(total / len(cases), 3), "ratio": round(total / totals[0], 3)}
+            trainer_of(model): {"seconds a case": round(total / len(cases), 3), "ratio": round(total / totals[0], 3)}
             for model, total in zip(arguments.models, totals, strict=True)
         },
     }

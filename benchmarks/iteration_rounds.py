@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from trained_models import predictor_of, training_files, validation_cases
+from trained_models import predictor_of, trainer_of, training_files, validation_cases
 
 from nnunet_ext.core.markdown import table as table_of
 from nnunet_ext.evaluation.metrics import relative_dice
-from nnunet_ext.training.run_length import strip_run_length
 
 RESULTS = Path(__file__).parent / "results"
 NEVER = 2.0  # an RDSC that is not reached
@@ -51,7 +50,7 @@ def measure(model: Path, rounds: int) -> Iterator[dict[str, Any]]:
                 found = predictor.predict_single_npy_array(image, about, None, None, False)
                 classes = len(predictor.dataset_json["labels"])
                 yield {
-                    "arm": strip_run_length(model.name.partition("__")[0]),
+                    "arm": trainer_of(model),
                     "fold": int(fold.name[5:]),
                     "case": case,
                     "rounds": number,

@@ -11,6 +11,13 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_ext.training.run_length import strip_run_length
+
+
+def trainer_of(model: Path) -> str:
+    """Name of the trainer of a folder of results, without run length."""
+    return strip_run_length(model.name.partition("__")[0])
+
 
 def validation_cases(fold: Path) -> list[str]:
     """Cases that the final validation of a fold has predicted."""

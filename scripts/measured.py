@@ -28,7 +28,8 @@ from nnunet_ext.plugin.registry import TRAINERS
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README, MEMORY = ROOT / "benchmarks" / "results", ROOT / "README.md", "tensor_memory.json"
 # The files whose times are shown; others were measured on a less steady clock, or on another patch.
-TIMES = tuple(f"step_time_{name}_cpu.json" for name in ("refined_gan", "multi_level", "pann_stage_2", "two_networks"))
+_TIMED = ("refined_gan", "multi_level", "pann_stage_2", "two_networks", "coarse_to_fine")
+TIMES = tuple(f"step_time_{name}_cpu.json" for name in _TIMED)
 STOCK = "stock"
 MEMORY_QUANTITY = "memory"
 _MEANS = ("mean", "foreground", "mean over classes")  # labels of a table of results
