@@ -2,9 +2,9 @@
 
     python benchmarks/inference_time.py STOCK_MODEL MODEL [MODEL ...] --cases 4 --machine NAME -o FILE.json
 
-A model is a folder of results; all are of one dataset, each of another trainer. Each case is predicted by each model in turn, so that whatever
-else slows the machine slows all of them; the ratio is that of the sums of medians to the first model. Networks are
-loaded and warmed up before.
+A model is a folder of results; all are of one dataset, each of another trainer. Each case is predicted by each model in
+turn, so that whatever else slows the machine slows all of them; the ratio is that of the sums of medians to the first
+model. Networks are loaded and warmed up before.
 """
 
 from __future__ import annotations
