@@ -69,10 +69,11 @@ def test_networks_compute_in_bfloat16_and_give_float32(dimensions, pair):
     assert torch.equal(first_of(copied(image)), output)
 
 
-def test_networks_of_slices_give_float32_maps():
+@pytest.mark.parametrize("patch_size", [[16, 16], [3, 16, 16]])
+def test_networks_of_slices_give_float32_maps(patch_size):
     network = SliceNetwork(MultiLevelNetwork([1, 1, 1], 2, (4, 4, 4, 4), 8, (1,)))
-    use_bfloat16(Trained(network, [16, 16]))
-    maps = network(torch.randn(2, 1, 16, 16), torch.rand(2, 1, 16, 16))
+    use_bfloat16(Trained(network, patch_size))
+    maps = network(torch.randn(2, 1, *patch_size), torch.rand(2, 1, *patch_size))
     assert {value.dtype for value in maps.values() if value.is_floating_point()} == {torch.float32}
 
 
