@@ -2,8 +2,8 @@
 
     python benchmarks/partial_tasks.py PATH/Task04_Hippocampus OUTPUT --full 4
 
-Cases are drawn at random: 20 to validate on and so many (``--full``) with all labels, as Task52_Full; for each label an
-equal part of the others, with that label alone, as Task53, Task54, ... Images are links.
+Cases are drawn at random: some to validate on (``--validation``) and so many (``--full``) with all labels, as
+Task52_Full; for each label an equal part of the others, with that label alone, as Task53, Task54, ... Images are links.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-VALIDATION = 20
 FIRST = 52
 
 
@@ -57,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", type=Path, help="folder of a Decathlon task")
     parser.add_argument("output", type=Path, help="folder for the new tasks")
+    parser.add_argument("--validation", type=int, default=20, help="cases to validate on")
     parser.add_argument("--full", type=int, default=20, help="cases to train with all labels")
     parser.add_argument("--draw", type=int, default=0, help="number of the random draw")
     arguments = parser.parse_args()
@@ -64,10 +64,11 @@ def main() -> None:
     organs = [number for number in labels if number != "0"]
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (arguments.task / "labelsTr").glob("*.nii.gz"))
     order = [str(case) for case in np.random.default_rng(arguments.draw).permutation(cases)]
-    whole, others = order[: VALIDATION + arguments.full], order[VALIDATION + arguments.full :]
+    number_of_full = arguments.validation + arguments.full
+    whole, others = order[:number_of_full], order[number_of_full:]
     parts = {"Full": (whole, organs)}
     for i, number in enumerate(organs):
-        parts[labels[number]] = (others[i :: len(organs)], [number])
+        parts[labels[number].replace(" ", "_")] = (others[i :: len(organs)], [number])
     for number, (name, (some, kept)) in enumerate(parts.items(), start=FIRST):
         write_task(arguments.task, arguments.output / f"Task{number}_{name}", sorted(some), labels, kept)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_ext.trainers.multi_level import MLLOptions, nnUNetTrainerMLL
+from nnunet_ext.trainers.multi_level import nnUNetTrainerMLL
 from nnunet_ext.training.options import Options, option
+from nnunet_ext.training.structural import StructuralOptions
 
 
 @dataclass(frozen=True)
-class WarmOptions(MLLOptions):
+class WarmOptions(StructuralOptions):
     """Options of :class:`nnUNetTrainerMLLWarm`."""
 
     warm_epochs: int = option(10, "Epochs before the boundary term comes in.", at_least=0)

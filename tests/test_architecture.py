@@ -120,6 +120,7 @@ TESTED_IN = {
     },
     "nnunet_ext/benchmark/spec_file.py": "tests/benchmark/test_spec.py",
     "nnunet_ext/views/folders.py": "tests/cli/test_views.py",
+    "nnunet_ext/training/structural.py": "tests/trainers/test_multi_level.py",
     "nnunet_ext/benchmark/fingerprint.py": "tests/benchmark/test_checks.py",
     "nnunet_ext/benchmark/jobs/timing.py": "tests/benchmark/test_estimate.py",
     "nnunet_ext/benchmark/jobs/prepare.py": "tests/benchmark/test_checks.py",

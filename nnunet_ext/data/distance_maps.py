@@ -98,6 +98,7 @@ def signed_distance_maps(
     ignore_label: int | None = None,
     margin: float = 10.0,
     relative: bool = False,
+    absent: bool = False,
 ) -> torch.Tensor:
     """Signed distance maps of all foreground classes or regions of a patch.
 
@@ -114,6 +115,8 @@ def signed_distance_maps(
         ignore_label: value of ignored voxels, ``None`` if the dataset has no ignore label.
         margin: in mm.
         relative: give the distances of :func:`relative_distance`, sample by sample.
+        absent: every voxel of a class without border voxels is 1 (outside) or -1 (inside), in place of 0; to be used
+            with ``relative``.
 
     Returns:
         Distance in mm, float16 (classes, *spatial): negative inside, zero on border voxels, positive outside. If
@@ -136,6 +139,7 @@ def signed_distance_maps(
     maps = torch.zeros((len(channels), *shape), dtype=torch.float16)
     for whole, channel, value, box in zip(maps, channels, values, boxes, strict=True):
         if box is None:
+            whole.fill_(absent)
             continue
         window = _window(box, shape, spacing, margin)
         unknown = None if ignored is None else ignored[window]
@@ -143,6 +147,8 @@ def signed_distance_maps(
         if distance is not None:
             distance = _extend(distance, window, shape, spacing)
             whole.copy_(torch.from_numpy(relative_distance(distance, spacing) if relative else distance))
+        elif absent:  # it fills the patch, or ignored voxels are all around it
+            whole.copy_(torch.from_numpy(np.where(channel == value, np.int8(-1), np.int8(1))))
     if ignored is not None:
         maps[:, torch.from_numpy(ignored)] = 0
     return maps
@@ -162,6 +168,7 @@ class AddDistanceMaps(BasicTransform):
         ignore_label: int | None,
         margin: float = 10.0,
         relative: bool = False,
+        absent: bool = False,
     ) -> None:
         super().__init__()
         self.spacing = tuple(spacing)
@@ -169,12 +176,13 @@ class AddDistanceMaps(BasicTransform):
         self.ignore_label = ignore_label
         self.margin = margin
         self.relative = relative
+        self.absent = absent
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Append the maps to ``data_dict["segmentation"]``."""
         targets = data_dict["segmentation"]
         targets = targets if isinstance(targets, list) else [targets]
         maps = signed_distance_maps(
-            targets[0].numpy(), self.spacing, self.labels, self.ignore_label, self.margin, self.relative
+            targets[0].numpy(), self.spacing, self.labels, self.ignore_label, self.margin, self.relative, self.absent
         )
         return {**data_dict, "segmentation": [*targets, maps]}

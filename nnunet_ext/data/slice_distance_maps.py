@@ -25,6 +25,6 @@ class AddSliceDistanceMaps(AddDistanceMaps):
         targets = targets if isinstance(targets, list) else [targets]
         finest = targets[0].numpy()
         slices = [finest] if finest.ndim == 3 else [finest[:, i] for i in range(finest.shape[1])]
-        arguments = (self.spacing[-2:], self.labels, self.ignore_label, self.margin, self.relative)
+        arguments = (self.spacing[-2:], self.labels, self.ignore_label, self.margin, self.relative, self.absent)
         maps = [signed_distance_maps(one, *arguments) for one in slices]
         return {**data_dict, "segmentation": [*targets, maps[0] if finest.ndim == 3 else torch.stack(maps, 1)]}

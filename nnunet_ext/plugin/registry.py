@@ -201,5 +201,37 @@ TRAINERS: dict[str, TrainerEntry] = {
             "2.10 x stock nnU-Net per iteration (CPU), two networks in inference",
             "no more than two networks averaged; stock trained twice as long gains more",
         ),
+        TrainerEntry(
+            "nnUNetTrainerRefinedGANMLL",
+            "nnunet_ext.trainers.combined",
+            "RefinedGAN with the boundary and pixel terms of MLL",
+            "Lian et al. 2025 with Liu et al. 2022",
+            "a plan with two or more deep-supervision outputs",
+            "not measured yet",
+        ),
+        TrainerEntry(
+            "nnUNetTrainerSDNetMLL",
+            "nnunet_ext.trainers.combined",
+            "SDNet with the boundary and pixel terms of MLL in both networks",
+            "Huang et al. 2024 with Liu et al. 2022",
+            "as nnUNetTrainerSDNet",
+            "not measured yet",
+        ),
+        TrainerEntry(
+            "nnUNetTrainerSDNetLabelledMLL",
+            "nnunet_ext.trainers.combined",
+            "SDNetLabelled with the boundary and pixel terms of MLL in both networks",
+            "Huang et al. 2024 with Liu et al. 2022",
+            "memory for two networks",
+            "not measured yet",
+        ),
+        TrainerEntry(
+            "nnUNetTrainerPaNNMLL",
+            "nnunet_ext.trainers.combined",
+            "PaNN with the boundary and pixel terms of MLL on fully labelled samples",
+            "Zhou et al. 2019 with Liu et al. 2022",
+            "as nnUNetTrainerPaNN",
+            "not measured yet",
+        ),
     )
 }

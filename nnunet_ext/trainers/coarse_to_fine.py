@@ -35,10 +35,11 @@ from nnunet_ext.networks.multi_level import (
 )
 from nnunet_ext.networks.resnet18 import FEATURES
 from nnunet_ext.networks.slices import Windows, crop, patches_of, slices_of, unit_colours
-from nnunet_ext.trainers.multi_level import BoundaryScale, MLLOptions, nnUNetTrainerMLL
+from nnunet_ext.trainers.multi_level import nnUNetTrainerMLL
 from nnunet_ext.training.imagenet_weights import RESNET18
 from nnunet_ext.training.options import Options, option
 from nnunet_ext.training.schedules import HalvingLR, first_epoch
+from nnunet_ext.training.structural import BoundaryScale, StructuralOptions
 from nnunet_ext.training.teacher import bare
 
 Normalisation = Literal["batch", "group"]
@@ -49,7 +50,7 @@ Terms = dict[str, tuple[float, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class CoarseToFineOptions(MLLOptions):
+class CoarseToFineOptions(StructuralOptions):
     """Options of :class:`nnUNetTrainerCoarseToFine`."""
 
     coarse_features: tuple[int, ...] = option(
@@ -286,14 +287,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     def train_step(self, batch: dict) -> dict:
         """One step down Eq. 11, or Eq. 13."""
         data, target = self.to_device(batch)
-        distance = None
-        if self.options.boundary_weight:
-            if not isinstance(target, list):
-                raise UserError(
-                    f"The targets hold no distance maps: {type(self).__name__} must extend get_training_transforms, "
-                    "not replace it (or set boundary_weight to 0)."
-                )
-            target, distance = target
+        distance = self.distance_of() if self.options.boundary_weight else None
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             maps = self.network(data, **self.network_arguments(data, batch["target"]))

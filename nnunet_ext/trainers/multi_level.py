@@ -7,72 +7,15 @@ are in ``coarse_to_fine.py``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
-import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from torch.optim import Optimizer
-
-from nnunet_ext.core.errors import UserError
-from nnunet_ext.data.distance_maps import AddDistanceMaps
-from nnunet_ext.losses.boundary import boundary_loss_of_logits
-from nnunet_ext.losses.uncertain_points import IMPORTANCE, OVERSAMPLING, draw_points, uncertain_point_loss
-from nnunet_ext.training.deep_supervision import trained_outputs
-from nnunet_ext.training.options import Options, option
-from nnunet_ext.training.region_loss import RegionLoss, RegionLossOptions, RegionLossTrainer
-from nnunet_ext.training.schedules import RestartingPolyLR, first_epoch, ramp, step
-
-BoundaryScale = Literal["organ", "mm"]
+from nnunet_ext.training.structural import TITLES, StructuralTrainer
 
 
-@dataclass(frozen=True)
-class MLLOptions(RegionLossOptions):
-    """Options of :class:`nnUNetTrainerMLL`."""
-
-    region_loss: RegionLoss = option(
-        "stock", "E_R: nnU-Net's Dice + CE, its Dice alone, or cross-entropy alone.", "dice (Eq. 5)"
-    )
-    boundary_weight: float = option(
-        1.0, "What alpha rises to; 0 leaves the boundary term out.", "1 (4.1.1)", at_least=0
-    )
-    pixel_weight: float = option(1.0, "What beta rises to; 0 leaves the pixel term out.", "1 (4.1.1)", at_least=0)
-    boundary_scale: BoundaryScale = option(
-        "organ",
-        "What E_B is: a Dice loss of each class, weighted by distances in the organ's own mean depth, cut off at one; "
-        "or the mean of distances in mm, Eq. 6 and 7 to the letter, which outweighs E_R on a large field of view.",
-        "mm (Eq. 6, 7)",
-    )
-    boundary_ramp: float = option(
-        0.25, "Fraction of the run over which alpha rises from 0.", "5 of 20 epochs (4.1.1)", at_least=0, at_most=1
-    )
-    pixel_start: float = option(
-        0.6, "Fraction of the run before the pixel term comes in.", "12 of 20 epochs (4.1.1)", at_least=0, at_most=1
-    )
-    restart_learning_rate: bool = option(
-        False, "Whether the learning rate begins anew when the pixel term comes in.", "true (4.2)"
-    )
-    exact_margin: float = option(
-        10.0, "How far around the bounding box of a class, in mm, the distance maps are exact.", at_least=0
-    )
-    points_per_voxel: float = option(1.0, "N, relative to the voxels of a grid four times coarser.", above=0)
-    oversampling: int = option(OVERSAMPLING, "k: candidates for each point.", "3 (2.4)", at_least=1)
-    importance: float = option(
-        IMPORTANCE, "m: share of the points that are the least certain ones.", "0.75 (2.4)", at_least=0, at_most=1
-    )
-
-
-class nnUNetTrainerMLL(RegionLossTrainer):
+class nnUNetTrainerMLL(StructuralTrainer):
     """E_R + alpha * E_B + beta * E_P (Eq. 11), for the fine model alone.
 
-    The boundary term acts on the finest output, the pixel term on the deep-supervision output four times coarser, or
-    the coarsest that the region loss trains (nnU-Net gives the last of several no weight): where nothing is learned, no
-    point is more uncertain than another. The pseudo Dice and the loss of validation are those of stock nnU-Net, and so
-    is inference.
+    The pseudo Dice and the loss of validation are those of stock nnU-Net, and so is inference.
 
     Not the paper's: the region loss is nnU-Net's (``region_loss = "dice"`` is Eq. 5); the boundary term is a share of
     each organ's own (``boundary_scale = "mm"`` is the mean of Eq. 6); the pixel term is a mean where Eq. 10 prints a
@@ -80,134 +23,18 @@ class nnUNetTrainerMLL(RegionLossTrainer):
     nnU-Net's.
     """
 
-    options_class: type[Options] = MLLOptions
-    options: MLLOptions
-    curve_titles: Mapping[str, str] = {
-        "region": "region: Dice + CE",
-        "boundary": "boundary loss",
-        "pixel": "CE at uncertain points",
-    }
-    # The transform that adds them to the targets.
-    distance_maps: type[AddDistanceMaps] = AddDistanceMaps
-
-    _point_seed: int | None = None
-    _points: tuple[int, torch.Generator] | None = None
-
-    @property
-    def boundary_factor(self) -> float:
-        """Alpha in this epoch."""
-        return self.options.boundary_weight * ramp(self.current_epoch, self.num_epochs, self.options.boundary_ramp)
-
-    @property
-    def pixel_factor(self) -> float:
-        """Beta in this epoch."""
-        return self.options.pixel_weight * step(self.current_epoch, self.num_epochs, self.options.pixel_start)
-
-    # ---- nnU-Net's hooks ----
-
-    def configure_optimizers(self) -> tuple[Optimizer, Any]:
-        """The stock optimiser and schedule, restarted where asked for."""
-        optimizer, scheduler = super().configure_optimizers()
-        restart = first_epoch(self.num_epochs, self.options.pixel_start)
-        if self.options.restart_learning_rate and self.options.pixel_weight and restart < self.num_epochs:
-            scheduler = RestartingPolyLR(optimizer, self.initial_lr, self.num_epochs, restart)
-        return optimizer, scheduler
-
-    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
-        """The stock augmentation, and the distance maps of its outcome."""
-        stock = super().get_training_transforms(*args, **kwargs)
-        if not self.options.boundary_weight:
-            return stock
-        manager = self.label_manager
-        labels = None if manager.has_regions else manager.foreground_labels
-        spacing = self.configuration_manager.spacing
-        relative = self.options.boundary_scale == "organ"
-        maps = self.distance_maps(spacing, labels, manager.ignore_label, self.options.exact_margin, relative)
-        return ComposeTransforms([stock, maps])
-
-    def simulated_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """With distance maps."""
-        if self.options.boundary_weight:
-            targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
-            foreground = self.label_manager.num_segmentation_heads - (not self.label_manager.has_regions)
-            maps = torch.zeros((len(batch["data"]), foreground, *batch["data"].shape[2:]), dtype=torch.float16)
-            batch["target"] = [*targets, maps]
-        return batch
+    curve_titles: Mapping[str, str] = {"region": "region: Dice + CE", **TITLES}
 
     def train_step(self, batch: dict) -> dict:
         """One step down Eq. 11."""
         data, target = self.to_device(batch)
-        distance = None
-        if self.options.boundary_weight:
-            *target, distance = target
-            if not distance.is_floating_point():
-                raise UserError(
-                    f"The targets hold no distance maps: {type(self).__name__} must extend get_training_transforms, "
-                    "not replace it (or set boundary_weight to 0)."
-                )
-            target = target if self.enable_deep_supervision else target[0]
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             outputs = self.network(data)
             region = self.loss(outputs, target)
-        outputs, target = (outputs, target[0]) if self.enable_deep_supervision else ([outputs], target)
-
-        loss, terms = region, {"region": region}
-        if distance is not None:
-            terms["boundary"] = self._boundary(outputs[0], distance)
-            loss = loss + self.boundary_factor * terms["boundary"]
-        if self.pixel_factor:
-            terms["pixel"] = self._pixel(outputs, target)
-            loss = loss + self.pixel_factor * terms["pixel"]
-        elif self.options.pixel_weight:
-            terms["pixel"] = torch.zeros_like(region)
+        loss = region + self.added_terms(outputs, target)
         self.network_step(loss)
-        return self.step_output(loss, terms)
-
-    # ---- the terms ----
-
-    def _boundary(self, logits: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-        """Eq. 6 of the foreground."""
-        relative = self.options.boundary_scale == "organ"
-        return boundary_loss_of_logits(logits, distance, self.label_layout, relative)
-
-    def _pixel(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-        """Eq. 10 on one of the outputs, see the class."""
-        logits = outputs[min(2, trained_outputs(self.loss)[-1])]
-        dimensions = logits.ndim - 2
-        number = max(1, round(self.options.points_per_voxel * math.prod(target.shape[2:]) / 4**dimensions))
-        uncertain = round(self.options.importance * number)
-        candidates, others = (
-            draw_points(logits.shape[0], drawn, dimensions, logits.device, self._point_generator())
-            for drawn in (self.options.oversampling * number, number - uncertain)
-        )
-        return uncertain_point_loss(logits, target, candidates, others, uncertain, self.label_layout)
-
-    def _point_generator(self) -> torch.Generator:
-        """Random numbers of the points of this epoch, on this rank.
-
-        They are drawn apart, so that augmentation draws the same as in a stock run of the same seed, and anew for every
-        epoch, so that a resumed run goes on with those it would have had, on every rank and device.
-        """
-        if self._points is None or self._points[0] != self.current_epoch:
-            if self._point_seed is None:
-                self._point_seed = torch.initial_seed() % 2**63
-            seed = np.random.SeedSequence([self._point_seed, self.current_epoch, self.local_rank])
-            generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
-            self._points = self.current_epoch, generator
-        return self._points[1]
-
-    # ---- checkpoints ----
-
-    def extension_state(self) -> dict[str, Any]:
-        """With the seed of the points."""
-        self._point_generator()
-        return {**super().extension_state(), "point_seed": self._point_seed}
-
-    def load_extension_state(self, state: dict[str, Any]) -> None:
-        """With the seed of the points."""
-        super().load_extension_state(state)
-        self._point_seed, self._points = state.get("point_seed"), None
+        return self.step_output(loss, {"region": region})
 
 
 class nnUNetTrainerRegionBoundary(nnUNetTrainerMLL):

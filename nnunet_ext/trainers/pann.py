@@ -175,9 +175,11 @@ class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         if not self.in_second_stage:
             with self.autocast():
-                loss = self.loss(self.network(data), target)
+                outputs = self.network(data)
+                supervised = self.loss(outputs, target)
+            loss = supervised + self.added_terms(outputs, target)
             self.network_step(loss)
-            return self.step_output(loss, {"J_L": loss})
+            return self.step_output(loss, {"J_L": supervised})
 
         partial_rows = [self.is_partial(case) for case in batch["keys"]]
         rows = range(len(partial_rows))
@@ -205,6 +207,9 @@ class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
             if share:
                 terms["J_P"] = self._supervised(partial_outputs, completed)
                 loss = loss + self.options.partial_weight * share * terms["J_P"]
+        if share < 1:  # of true labels alone
+            added = self.added_terms([o[full] for o in outputs], [t[full] for t in targets], full)
+            loss = loss + (1 - share) * added
         if self._duals is not None:
             mean = self._mean_prediction(partial_outputs[0], completed[0])
             self._ascend(self._duals, mean.detach(), len(partial))

@@ -60,5 +60,5 @@ class nnUNetTrainerRefinedGAN(nnUNetTrainerAuxiliaryGAN):
     coarser outputs, where by default nnU-Net's falling weights stand.
     """
 
-    options_class = RefinedGANOptions
+    options_class: type[Options] = RefinedGANOptions
     options: RefinedGANOptions

@@ -385,7 +385,10 @@ class nnUNetTrainerSDNet(DualTrainer):
             terms[f"Dice + CE: {name}"] = basic[i]
             terms[f"difference: {name}"] = mistakes[i]
         terms["difference region"] = difference.float().mean()
-        losses = [b + self.difference_factor * m for b, m in zip(basic, mistakes, strict=True)]
+        losses = [
+            b + self.difference_factor * m + self.added_terms([scale[:labelled] for scale in scales], target)
+            for b, m, scales in zip(basic, mistakes, outputs, strict=True)
+        ]
         if self.has_unlabelled:
             without = [logits[labelled:] for logits in finest]
             with torch.no_grad():

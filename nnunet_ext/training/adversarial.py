@@ -150,7 +150,7 @@ class AdversarialTrainer(RegionLossTrainer):
             basic = self.loss(outputs, target)
         scales = list(zip(outputs, target, strict=True)) if self.enable_deep_supervision else [(outputs, target)]
 
-        loss = basic
+        loss = basic + self.added_terms(outputs, target)
         terms = {"basic": basic}
         for i, (weight, (name, discriminator)) in enumerate(
             zip(self.options.adversarial_weights, self.auxiliary.items(), strict=True)

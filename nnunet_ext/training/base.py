@@ -32,6 +32,7 @@ from nnunet_ext.training.options import Options, resolve, with_options
 from nnunet_ext.training.run_length import strip_run_length
 from nnunet_ext.training.teacher import bare
 
+Samples = slice | torch.Tensor  # indices of some samples of a batch
 AUXILIARY = "helpers"  # key of the auxiliary networks in a checkpoint, under the name they had first
 MAX_GRADIENT_NORM = 12.0  # of stock nnU-Net
 
@@ -40,7 +41,8 @@ class ExtendedTrainer(nnUNetTrainer):
     """``nnUNetTrainer`` with auxiliary networks that train, save and resume with it.
 
     A trainer derived from this one overrides :meth:`check_supported` and :meth:`build_auxiliary`, and in its
-    ``train_step`` uses :meth:`to_device`, :meth:`autocast`, :meth:`network_step` and :meth:`step_output`.
+    ``train_step`` uses :meth:`to_device`, :meth:`autocast`, :meth:`added_terms`, :meth:`network_step` and
+    :meth:`step_output`.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class ExtendedTrainer(nnUNetTrainer):
     # Says which options there are; `options` are of this class.
     options_class: type[Options] = Options
     options: Options
+    # Whether the transforms that are asked for are those of images with targets.
+    augments_targets: bool = True
 
     def configure(self) -> None:
         """Change what nnU-Net's constructor has set, such as ``initial_lr``; called once, at the end of it."""
@@ -171,8 +175,14 @@ class ExtendedTrainer(nnUNetTrainer):
         """Clip the gradients of ``self.network``, unscaled, as stock nnU-Net does."""
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
 
-    @staticmethod
-    def step_output(loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def added_terms(self, outputs: Any, target: Any, samples: Samples = slice(None)) -> torch.Tensor | float:
+        """What is added to the region loss of a network, of the outputs of deep supervision or the only one.
+
+        ``samples``: which ones of the batch these are. Called outside of :meth:`autocast`.
+        """
+        return 0.0
+
+    def step_output(self, loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, Any]:
         """What ``train_step`` returns: the loss and its terms, fetched from the device in one transfer."""
         values = torch.stack([v.detach().float().reshape(()) for v in (loss, *terms.values())]).cpu().numpy()
         return {"loss": values[0], **dict(zip(terms, values[1:], strict=True))}

@@ -123,12 +123,16 @@ class OwnLoadersTrainer(ExtendedTrainer):
 
     def _training_transforms(self, with_target: bool) -> BasicTransform:
         rotation, dummy_2d, _, mirror_axes = self._augmentation
-        return self.get_training_transforms(
-            self.configuration_manager.patch_size,
-            rotation,
-            self._get_deep_supervision_scales() if with_target else None,
-            mirror_axes,
-            dummy_2d,
-            use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
-            **self._target_arguments(with_target),
-        )
+        self.augments_targets = with_target
+        try:
+            return self.get_training_transforms(
+                self.configuration_manager.patch_size,
+                rotation,
+                self._get_deep_supervision_scales() if with_target else None,
+                mirror_axes,
+                dummy_2d,
+                use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
+                **self._target_arguments(with_target),
+            )
+        finally:
+            self.augments_targets = True

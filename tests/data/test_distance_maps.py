@@ -146,6 +146,27 @@ def test_classes_without_a_border_in_the_patch_have_zeros():
     assert maps[1, 0, 0] < -2
 
 
+def test_classes_without_a_border_can_be_outside_or_inside():
+    def maps(segmentation, ignore_label=None):
+        return signed_distance_maps(segmentation, (1.0, 1.0), [1, 2], ignore_label, relative=True, absent=True)
+
+    segmentation = np.full((1, 6, 6), 2, np.int16)
+    absent, everywhere = maps(segmentation)
+    assert (absent == 1).all() and (everywhere == -1).all()
+    segmentation[0, 3, 3] = 0
+    relative = signed_distance_maps(segmentation, (1.0, 1.0), [1, 2], relative=True)
+    assert torch.equal(maps(segmentation)[1], relative[1])
+    # ignored voxels all around it: no border, and nothing known of them
+    segmentation[:] = 0
+    segmentation[0, 1:4, 1:4] = 3
+    segmentation[0, 2, 2] = 2
+    enclosed = maps(segmentation, 3)[1]
+    expected = torch.ones(6, 6, dtype=torch.float16)
+    expected[1:4, 1:4] = 0
+    expected[2, 2] = -1
+    assert torch.equal(enclosed, expected)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_regions_and_ignored_voxels(setting):
     shape, spacing = SETTINGS[setting]

@@ -212,6 +212,8 @@ def test_what_the_transform_is_told_of_plans_and_labels(dataset):
     assert told.relative
     assert added(labels=REGIONS).labels is None
     assert not added(boundary_scale="mm").relative
+    assert not added(boundary_scale="mm", boundary_absent=True).absent
+    assert (added(boundary_absent=False).absent, added(boundary_absent=True).absent) == (False, True)
 
 
 def test_an_unknown_scale_is_refused(dataset):

@@ -15,9 +15,9 @@ from nnunet_ext.networks.coarse_to_fine import CoarseToFineNetwork
 from nnunet_ext.networks.dual import DualNetwork
 from nnunet_ext.networks.vgg19_unet import VGG19UNet
 from nnunet_ext.plugin.registry import TRAINERS
-from nnunet_ext.trainers import cascaded, coarse_to_fine, multi_level, pann, sdnet
+from nnunet_ext.trainers import cascaded, coarse_to_fine, pann, sdnet
 from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerMLN
-from nnunet_ext.training import adversarial
+from nnunet_ext.training import adversarial, structural
 from nnunet_ext.training.deep_supervision import trained_outputs
 from nnunet_ext.training.teacher import Teacher
 from tests.conftest import Dataset
@@ -177,9 +177,9 @@ def assert_gradients(simulation: Simulation, trainer: Any) -> None:
 # A function or method that a step calls, and which of its arguments is put on the CPU.
 MISPLACED = [
     ("nnUNetTrainerRefinedGAN", adversarial.PatchDiscriminator, "forward", 1),
-    ("nnUNetTrainerMLL", multi_level, "boundary_loss_of_logits", 1),
-    ("nnUNetTrainerMLL", multi_level, "uncertain_point_loss", 1),
-    ("nnUNetTrainerMLL", multi_level, "uncertain_point_loss", 2),
+    ("nnUNetTrainerMLL", structural, "boundary_loss_of_logits", 1),
+    ("nnUNetTrainerMLL", structural, "uncertain_point_loss", 1),
+    ("nnUNetTrainerMLL", structural, "uncertain_point_loss", 2),
     ("nnUNetTrainerPaNN", pann, "pseudo_labels", 1),
     ("nnUNetTrainerPaNN", pann, "complete_target", 1),
     ("nnUNetTrainerPaNN", pann.DualVariables, "loss", 1),
