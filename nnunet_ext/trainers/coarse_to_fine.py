@@ -297,6 +297,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
                 terms["coarse"] = self.options.coarse_weight, self.loss(maps["coarse"], target)
                 target = _in_windows(target, windows)
                 distance = None if distance is None else _in_windows(distance, windows)
+                self._distance = None  # the windows are copies: the whole maps would stay through the backward pass
             terms |= self.region_terms(maps, target)
         terms |= self.detail_terms(maps, slices_of(target), None if distance is None else slices_of(distance))
         loss = sum((weight * value for weight, value in terms.values()), torch.zeros((), device=self.device))

@@ -15,6 +15,7 @@ from nnunet_ext.trainers.pann import PaNNOptions, nnUNetTrainerPaNN
 from nnunet_ext.trainers.refined_gan import RefinedGANOptions, nnUNetTrainerRefinedGAN
 from nnunet_ext.trainers.sdnet import SDNetOptions, nnUNetTrainerSDNet
 from nnunet_ext.training.options import Options, option
+from nnunet_ext.training.region_loss import RegionLoss
 from nnunet_ext.training.structural import TITLES, StructuralOptions, StructuralTrainer
 
 
@@ -54,6 +55,9 @@ class nnUNetTrainerSDNetLabelledMLL(nnUNetTrainerSDNetMLL):
 class PaNNMLLOptions(StructuralOptions, PaNNOptions):
     """Options of :class:`nnUNetTrainerPaNNMLL`."""
 
+    region_loss: RegionLoss = option(
+        "stock", "J_L and J_P: nnU-Net's Dice + CE, its Dice alone, or cross-entropy alone.", "cross-entropy, or dice"
+    )
     restart_learning_rate: bool = option(False, "Whether the decay begins anew in stage 2.", "true (Zhou et al., 4.1)")
 
 

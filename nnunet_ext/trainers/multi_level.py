@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nnunet_ext.training.structural import TITLES, StructuralTrainer
+from nnunet_ext.training.structural import TITLES, StructuralOptions, StructuralTrainer
+
+MLLOptions = StructuralOptions  # what they were called while no other trainer had the terms
 
 
 class nnUNetTrainerMLL(StructuralTrainer):
@@ -24,17 +26,6 @@ class nnUNetTrainerMLL(StructuralTrainer):
     """
 
     curve_titles: Mapping[str, str] = {"region": "region: Dice + CE", **TITLES}
-
-    def train_step(self, batch: dict) -> dict:
-        """One step down Eq. 11."""
-        data, target = self.to_device(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            outputs = self.network(data)
-            region = self.loss(outputs, target)
-        loss = region + self.added_terms(outputs, target)
-        self.network_step(loss)
-        return self.step_output(loss, {"region": region})
 
 
 class nnUNetTrainerRegionBoundary(nnUNetTrainerMLL):

@@ -201,15 +201,15 @@ class nnUNetTrainerPaNN(RegionLossTrainer, PartialLabelTrainer):
             # The gradients of all terms are summed in float32 before they go back into half precision.
             outputs = [outputs[0].float(), *outputs[1:]]
             if share < 1:
-                terms["J_L"] = self._supervised([o[full] for o in outputs], [t[full] for t in targets])
+                full_outputs, full_targets = [o[full] for o in outputs], [t[full] for t in targets]
+                terms["J_L"] = self._supervised(full_outputs, full_targets)
                 loss = loss + (1 - share) * terms["J_L"]
             partial_outputs = [o[partial] for o in outputs]
             if share:
                 terms["J_P"] = self._supervised(partial_outputs, completed)
                 loss = loss + self.options.partial_weight * share * terms["J_P"]
         if share < 1:  # of true labels alone
-            added = self.added_terms([o[full] for o in outputs], [t[full] for t in targets], full)
-            loss = loss + (1 - share) * added
+            loss = loss + (1 - share) * self.added_terms(full_outputs, full_targets, full)
         if self._duals is not None:
             mean = self._mean_prediction(partial_outputs[0], completed[0])
             self._ascend(self._duals, mean.detach(), len(partial))

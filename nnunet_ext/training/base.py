@@ -182,6 +182,18 @@ class ExtendedTrainer(nnUNetTrainer):
         """
         return 0.0
 
+    def train_step(self, batch: dict) -> dict:
+        """The step of stock nnU-Net, down its loss and :meth:`added_terms`."""
+        data, target = self.to_device(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            outputs = self.network(data)
+            region = self.loss(outputs, target)
+        added = self.added_terms(outputs, target)
+        loss = region + added
+        self.network_step(loss)
+        return self.step_output(loss, {"region": region} if isinstance(added, torch.Tensor) else {})
+
     def step_output(self, loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, Any]:
         """What ``train_step`` returns: the loss and its terms, fetched from the device in one transfer."""
         values = torch.stack([v.detach().float().reshape(()) for v in (loss, *terms.values())]).cpu().numpy()

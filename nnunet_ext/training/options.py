@@ -89,6 +89,11 @@ class Options:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+def renamed(options: type[Options]) -> dict[str, str]:
+    """Options by the names that they had in earlier versions, those of all that the class derives from."""
+    return {old: new for base in reversed(options.__mro__) for old, new in vars(base).get("RENAMED", {}).items()}
+
+
 def meaning(options: type[Options], name: str) -> Meaning:
     """What is known of an option."""
     return {f.name: f for f in fields(options)}[name].metadata["meaning"]
@@ -116,7 +121,7 @@ def resolve(
         UserError: the plans file names no such option, or a value is none that the option can have.
     """
     values = {}
-    for old, new in options.RENAMED.items():
+    for old, new in renamed(options).items():
         if hasattr(trainer, old):
             raise UserError(f"{old} of {trainer_name} is called {new} now: rename it in {type(trainer).__name__}.")
     for name in types_of(options):
@@ -136,7 +141,8 @@ def resolve(
 def unknown(options: type[Options], name: str, trainer_name: str) -> str:
     """A sentence for a name that no option has, with the closest that one has."""
     names = list(types_of(options))
-    close = [options.RENAMED[name]] if name in options.RENAMED else difflib.get_close_matches(name, names, 1, 0.5)
+    earlier = renamed(options)
+    close = [earlier[name]] if name in earlier else difflib.get_close_matches(name, names, 1, 0.5)
     advice = f"did you mean {close[0]}?" if close else f"it has {', '.join(names) or 'none'}."
     return f"{trainer_name} has no option {name}: {advice}"
 

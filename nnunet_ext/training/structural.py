@@ -74,7 +74,7 @@ class StructuralOptions(RegionLossOptions):
 
 
 class StructuralTrainer(RegionLossTrainer):
-    """alpha * E_B + beta * E_P (Eq. 11): :meth:`added_terms` of a trainer that has a region loss.
+    """alpha * E_B + beta * E_P (Eq. 11): :meth:`added_terms` of a trainer whose ``train_step`` asks for them.
 
     The boundary term acts on the finest output, the pixel term on the deep-supervision output four times coarser, or
     the coarsest that the region loss trains (nnU-Net gives the last of several no weight): where nothing is learned, no
@@ -142,8 +142,8 @@ class StructuralTrainer(RegionLossTrainer):
 
     def to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
         """As ever, without the distance maps: :meth:`added_terms` takes them from here."""
-        data, target = super().to_device(batch)
         self._distance, self._computed = None, {}
+        data, target = super().to_device(batch)
         if isinstance(target, list) and target[-1].is_floating_point():
             *target, self._distance = target
             target = target if self.enable_deep_supervision else target[0]
@@ -152,6 +152,7 @@ class StructuralTrainer(RegionLossTrainer):
     def step_output(self, loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, Any]:
         """With the terms of this step; of several networks their mean."""
         means = {name: torch.stack(values).mean() for name, values in self._computed.items()}
+        self._distance, self._computed = None, {}
         return super().step_output(loss, terms | means)
 
     # ---- the terms ----
@@ -195,7 +196,7 @@ class StructuralTrainer(RegionLossTrainer):
 
     def _pixel(self, outputs: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Eq. 10 on one of the outputs, see the class."""
-        logits = outputs[min(2, trained_outputs(self.loss)[-1])]
+        logits = outputs[max(output for output in trained_outputs(self.loss) if output <= 2)]
         dimensions = logits.ndim - 2
         number = max(1, round(self.options.points_per_voxel * math.prod(target.shape[2:]) / 4**dimensions))
         uncertain = round(self.options.importance * number)

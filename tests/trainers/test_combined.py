@@ -1,6 +1,7 @@
 """The multi-level terms in other trainers: what they add to a step, term by term, and runs with the loaders of each."""
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -8,12 +9,26 @@ import torch
 
 from nnunet_ext.losses.boundary import boundary_loss
 from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
+from nnunet_ext.trainers.cascaded import CascadedOptions, nnUNetTrainerCascaded
 from nnunet_ext.training.schedules import RestartingPolyLR
+from nnunet_ext.training.structural import StructuralOptions, StructuralTrainer
 from tests.training.building import build, built_for_a_step, full_batch, run_epochs
 
 COMBINED = ["nnUNetTrainerRefinedGAN", "nnUNetTrainerPaNN", "nnUNetTrainerSDNet", "nnUNetTrainerSDNetLabelled"]
+
+
+def four_stages(plans):
+    """Three outputs, of which the pixel term acts on the last that is trained."""
+    arguments = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    arguments |= {"n_stages": 4, "features_per_stage": [4] * 4, "n_conv_per_stage": [1] * 4}
+    arguments |= {"n_conv_per_stage_decoder": [1] * 3, "kernel_sizes": [[3] * 2] * 4}
+    arguments["strides"] = [[1] * 2, *[[2] * 2] * 3]
+    plans["configurations"]["2d"]["patch_size"] = [32, 32]
+
+
 SETTINGS = {
     "3d": {},
+    "four stages": {"configuration": "2d", "change_plans": four_stages},
     "2d": {"configuration": "2d"},
     "regions with ignore label": {"labels": {"background": 0, "both": [1, 2], "spleen": 2, "ignore": 3}},
     "no deep supervision": {"enable_deep_supervision": False},
@@ -78,8 +93,8 @@ def test_a_step_adds_the_two_terms_of_true_labels(dataset, monkeypatch, name, se
         data = torch.cat([data, batch["unlabelled"]])
     answers = network(data) if name.startswith("nnUNetTrainerSDNet") else [network(data)]
     total, terms = torch.zeros(()), []
-    # Of the two outputs nnU-Net trains the finest alone, RefinedGAN, which judges it, the other one too.
-    last = int(name == "nnUNetTrainerRefinedGAN" and combined.enable_deep_supervision)
+    # Of two outputs nnU-Net trains the finest alone, RefinedGAN, which judges it, the other one too; of three, two.
+    last = int(setting == "four stages" or (name == "nnUNetTrainerRefinedGAN" and combined.enable_deep_supervision))
     for answer in answers:
         scales = answer if combined.enable_deep_supervision else [answer]
         finest, coarse = (scales[i][: len(distance)][rows] for i in (0, last))
@@ -95,6 +110,38 @@ def test_a_step_adds_the_two_terms_of_true_labels(dataset, monkeypatch, name, se
         if gradient is not None:
             difference = combined_gradients[parameter] - gradients[parameter]
             assert torch.allclose(difference, gradient, rtol=1e-2, atol=1e-4), parameter
+
+
+def test_stage_1_of_pann_has_the_terms_of_all_samples(dataset, monkeypatch):
+    combined, alone = (ready(dataset, name) for name in ("nnUNetTrainerPaNNMLL", "nnUNetTrainerPaNN"))
+    batch = full_batch(combined)
+    for trainer in (combined, alone):
+        trainer.current_epoch = 2
+    *targets, distance = batch["target"]
+    finest = combined.network(batch["data"])[0]
+    boundary = boundary_loss(torch.softmax(finest, 1)[:, 1:], distance, relative=True)
+    _, loss, _ = step_of(alone, {**batch, "target": targets}, monkeypatch)
+    output, combined_loss, _ = step_of(combined, batch, monkeypatch)
+    assert combined.boundary_factor == pytest.approx(0.4)
+    assert (combined_loss - loss).item() == pytest.approx(0.4 * boundary.item(), rel=1e-3)
+    assert set(output) == {"loss", "J_L", "boundary", "pixel"}
+    assert (output["J_L"], output["pixel"]) == (pytest.approx(loss.item()), 0)
+
+
+def test_a_trainer_with_the_stock_step_gets_the_terms(dataset, monkeypatch):
+    @dataclass(frozen=True)
+    class Both(StructuralOptions, CascadedOptions):
+        pass
+
+    class nnUNetTrainerCascadedTerms(StructuralTrainer, nnUNetTrainerCascaded):
+        options_class = Both
+
+    trainer = build(dataset, "", trainer=nnUNetTrainerCascadedTerms)
+    trainer.initialize()
+    output = trainer.train_step(full_batch(trainer))
+    assert set(output) == {"loss", "region", "boundary", "pixel"}
+    assert output["loss"] == pytest.approx(sum(output[term] for term in ("region", "boundary", "pixel")), rel=1e-5)
+    assert trainer._distance is None  # nothing of the batch is kept
 
 
 @pytest.mark.parametrize("name", COMBINED)

@@ -131,3 +131,21 @@ def test_differences_and_changes():
     with pytest.raises(UserError, match="has no option weigth: did you mean weight"):
         changed(Own(), weigth=2)
     assert meaning(Own, "weight").paper == "1, Eq. 2"
+
+
+def test_earlier_names_of_every_base_are_known():
+    class Other(Options):
+        RENAMED: ClassVar = {"mass": "weight"}
+
+    class Both(Own, Other):
+        pass
+
+    class Heavy(Trainer):
+        mass = 2.0
+
+    with pytest.raises(UserError, match="mass of nnUNetTrainerOwn is called weight now"):
+        resolve(Both, Heavy(), "nnUNetTrainerOwn", {}, "plans.json")
+    for name in ("heft", "mass"):
+        with pytest.raises(UserError, match="did you mean weight"):
+            checked_plans = {"nnunet_ext": {"nnUNetTrainerOwn": {name: 1.0}}}
+            resolve(Both, Trainer(), "nnUNetTrainerOwn", checked_plans, "plans.json")
