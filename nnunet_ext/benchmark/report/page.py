@@ -204,12 +204,13 @@ def _section(results: Results, setting: Setting, all_costs: Sequence[Cost]) -> S
     main: list[Table] = []
     more: list[Table] = []
     drawings: list[Drawing | None] = []
+    trained_here = specification.within(setting)
     if own_scores:
-        main.append(score_table(own_scores, specification, title, scored))
+        main.append(score_table(own_scores, trained_here, title, scored))
         if own_differences:
             main.append(difference_table(own_differences, title, of_cases))
         for name in scored if several else []:
-            more.append(class_table(own_scores, specification, title, name))
+            more.append(class_table(own_scores, trained_here, title, name))
             if own_differences and name in of_cases:
                 more.append(class_difference_table(own_differences, title, name))
         if any(s.undefined for s in own_scores if s.label is not None):
@@ -318,7 +319,7 @@ def _matrix(results: Results) -> list[tuple[str, list[tuple[str, list[tuple[str,
             & (cells["plans"] == setting.plans)
         ]
         rows = []
-        for arm in results.specification.arm_names:
+        for arm in results.specification.within(setting).arm_names:
             own = here[here["arm"] == arm].sort_values(["fold", "seed"], kind="stable")
             marks = [
                 (str(status), f"fold {fold}, seed {seed}: {status}{f', {kind}' if kind else ''}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,6 +126,11 @@ class Specification:
     def settings(self) -> list[Setting]:
         """What is trained, without test sets."""
         return [Setting(*parts) for parts in product(self.datasets, self.configurations, self.plans)]
+
+    def within(self, setting: Setting) -> Specification:
+        """The same with the arms alone that are trained on the dataset and in the configuration of a setting."""
+        arms = [a for a in self.arms if setting.dataset in a.datasets and setting.configuration in a.configurations]
+        return replace(self, arms=tuple(arms))
 
     def title(self, setting: Setting) -> str:
         """A setting for readers: the dataset, and what else the matrix has several of."""

@@ -3,6 +3,7 @@
 import io
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pandas as pd
 import pytest
@@ -113,6 +114,18 @@ def test_an_unfinished_matrix(tmp_path):
     assert f"The reference arm stock has no finished cell, so nothing is compared: {OTHER}." in text
     assert "CUDA out of memory. Tried to allocate 2.00 GiB" in text
     assert "Ranks by DSC" in text
+
+
+def test_an_arm_stands_where_it_is_trained_alone(tmp_path):
+    arms = {"stock": "nnUNetTrainer", "MLL": {"trainer": "nnUNetTrainerMLL", "datasets": [92]}}
+    without = {(NAME, "MLL", 0, 0): MISSING, (NAME, "MLL", 1, 0): MISSING}
+    write_work(tmp_path, {"stock": 0, "MLL": 0.02}, datasets=(NAME, OTHER), without=without, arms=arms)
+    tables = report_files(collect(tmp_path))["tables.md"].split("**")
+    first, second = (
+        [rows for head, rows in pairwise(tables) if f"{name}: mean over" in head] for name in (NAME, OTHER)
+    )
+    assert first and "0/2" not in "".join(first) and "MLL" not in "".join(first)
+    assert all("MLL" in rows for rows in second)
 
 
 def test_one_arm(tmp_path):
