@@ -1,19 +1,38 @@
 """Keep the results of a benchmark in ``benchmarks/results``: every case as CSV, the tables of the report as Markdown.
 
-    python benchmarks/keep_results.py WORK NAME --machine "two-core x86-64 CPU"
+    python benchmarks/keep_results.py WORK NAME --machine "two-core x86-64 CPU" --against stock_twice
 
-WORK is the work folder of ``nnunet-ext benchmark run``. Curves of all epochs go to NAME_curves.csv.
+``--against`` adds the paired differences to another arm than the first one. WORK is the work folder of ``nnunet-ext
+benchmark run``. Curves of all epochs go to NAME_curves.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from nnunet_ext.benchmark.report.collect import collect
+from nnunet_ext.benchmark.report.collect import Results, collect
 from nnunet_ext.benchmark.report.page import report_files
+from nnunet_ext.benchmark.report.scores import differences
+from nnunet_ext.benchmark.report.tables import difference_table
+from nnunet_ext.benchmark.scores import of_single_cases
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def _against(results: Results, reference: str) -> str:
+    """The paired differences of all arms to one of them, as Markdown."""
+    arms = results.content["arms"]
+    first = {**results.content, "arms": {reference: arms[reference], **arms}}
+    compared = replace(results, content=first)
+    tables = []
+    for setting in compared.settings:
+        names = of_single_cases(compared.specification.metrics)
+        found = differences(compared, setting, names)
+        if found:
+            tables.append(difference_table(found, compared.specification.title(setting), names).markdown())
+    return "\n".join(tables)
 
 
 def main() -> None:
@@ -22,6 +41,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="work folder of the benchmark")
     parser.add_argument("name", help="of the files")
     parser.add_argument("--machine", required=True, help="said in the result")
+    parser.add_argument("--against", nargs="*", default=[], help="arms that the others are compared with besides")
     arguments = parser.parse_args()
     results = collect(arguments.work)
     place = ["arm", "seed", "fold", "dataset", "configuration", "case", "label"]
@@ -36,7 +56,8 @@ def main() -> None:
     versions = ", ".join(sorted(set(results.cells["fingerprint_torch"].dropna()) - {""}))
     specification = results.specification
     heading = [specification.question, f"Machine: {arguments.machine}. torch {versions}.", specification.answer]
-    text = "\n\n".join(part for part in (*heading, files["tables.md"] + "\n" + files["costs.md"]) if part)
+    tables = "\n".join([files["tables.md"], *(_against(results, arm) for arm in arguments.against), files["costs.md"]])
+    text = "\n\n".join(part for part in (*heading, tables) if part)
     (RESULTS / f"{arguments.name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
