@@ -104,8 +104,8 @@ def signed_distance_maps(
 
     Inside the bounding box of a class and up to ``margin`` around it the map is exact, to the precision of float16.
     Further out it is the distance at the nearest voxel of that window plus the way there: continuous, and never
-    less than the true distance. A class without border voxels in the patch has a map of zeros, and so do ignored
-    voxels. Where the patch reaches beyond the image, nnU-Net's background counts as such.
+    less than the true distance. A class without border voxels in the patch has a map of zeros (but see ``absent``), and
+    so do ignored voxels. Where the patch reaches beyond the image, nnU-Net's background counts as such.
 
     Args:
         segmentation: label map (1, *spatial), or regions (R, *spatial), 0 or 1, followed by a channel that marks
@@ -115,8 +115,7 @@ def signed_distance_maps(
         ignore_label: value of ignored voxels, ``None`` if the dataset has no ignore label.
         margin: in mm.
         relative: give the distances of :func:`relative_distance`, sample by sample.
-        absent: every voxel of a class without border voxels is 1 (outside) or -1 (inside), in place of 0; to be used
-            with ``relative``.
+        absent: the map of a class that is not there is 1, the largest relative distance, in place of 0.
 
     Returns:
         Distance in mm, float16 (classes, *spatial): negative inside, zero on border voxels, positive outside. If
@@ -147,8 +146,6 @@ def signed_distance_maps(
         if distance is not None:
             distance = _extend(distance, window, shape, spacing)
             whole.copy_(torch.from_numpy(relative_distance(distance, spacing) if relative else distance))
-        elif absent:  # it fills the patch, or ignored voxels are all around it
-            whole.copy_(torch.from_numpy(np.where(channel == value, np.int8(-1), np.int8(1))))
     if ignored is not None:
         maps[:, torch.from_numpy(ignored)] = 0
     return maps

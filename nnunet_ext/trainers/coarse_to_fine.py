@@ -53,6 +53,12 @@ Terms = dict[str, tuple[float, torch.Tensor]]
 class CoarseToFineOptions(StructuralOptions):
     """Options of :class:`nnUNetTrainerCoarseToFine`."""
 
+    boundary_absent: bool = option(
+        False,
+        "Whether the boundary term counts what strays in slices without the organ, one mean depth away, if another "
+        "slice of the batch on the device has it; not in mm.",
+        "false (Eq. 7 has no such map)",
+    )
     coarse_features: tuple[int, ...] = option(
         FEATURES, "Channels of the four blocks of the coarse backbone.", at_least=1
     )
@@ -107,6 +113,11 @@ class MLNOptions(CoarseToFineOptions):
         "Phi of Eq. 12: in the organ's own mean depth, cut off at one, and E_B of CoarseToFine for the prediction "
         "besides; or in mm, clipped at exact_margin, without the latter.",
         "not named; Eq. 12 alone",
+    )
+    boundary_absent: bool = option(
+        False,
+        "Whether E_B of the prediction counts what strays in slices without the organ; Eq. 12 always does.",
+        "false (Eq. 7 has no such map)",
     )
     boundary_ramp: float = option(
         0.0, "Fraction of the run over which alpha rises from 0.", "0 (4.1.1)", at_least=0, at_most=1

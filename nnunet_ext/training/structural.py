@@ -50,9 +50,10 @@ class StructuralOptions(RegionLossOptions):
         "mm (Eq. 6, 7)",
     )
     boundary_absent: bool = option(
-        False,
-        "Whether the boundary term counts what strays in patches, in 2D slices, without the organ, as one mean depth "
-        "away; in mm it never does.",
+        True,
+        "Whether the boundary term counts what strays in patches without the organ, one mean depth away, if another "
+        "patch of the batch on the device has it; not in mm.",
+        "false (Eq. 7 has no such map)",
     )
     boundary_ramp: float = option(
         0.25, "Fraction of the run over which alpha rises from 0.", "5 of 20 epochs (4.1.1)", at_least=0, at_most=1

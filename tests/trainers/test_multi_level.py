@@ -30,7 +30,8 @@ def batch_with_distances(trainer):
     labels = None if manager.has_regions else manager.foreground_labels
     spacing = trainer.configuration_manager.spacing
     relative = trainer.options.boundary_scale == "organ"
-    maps = [signed_distance_maps(t.numpy(), spacing, labels, manager.ignore_label, 10.0, relative) for t in targets[0]]
+    told = (spacing, labels, manager.ignore_label, 10.0, relative, relative)
+    maps = [signed_distance_maps(t.numpy(), *told) for t in targets[0]]
     return {**batch, "target": [*targets, torch.stack(maps)]}
 
 
@@ -166,7 +167,7 @@ def test_distance_maps_are_those_of_the_augmented_target(dataset, monkeypatch):
     spacing = trainer.configuration_manager.spacing
     for b in range(2):
         expected = signed_distance_maps(
-            targets[0][b].numpy(), spacing, [1, 2], None, trainer.options.exact_margin, True
+            targets[0][b].numpy(), spacing, [1, 2], None, trainer.options.exact_margin, True, True
         )
         assert torch.equal(distance[b], expected)
     assert distance.any()
