@@ -6,6 +6,7 @@ ruled by :mod:`nnunet_ext.evaluation.statistics`.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -249,7 +250,6 @@ def differences(results: Results, setting: Setting, names: Sequence[str]) -> lis
     """
     reference, *others = results.specification.arm_names
     labels = classes(results, setting)
-    rng = np.random.default_rng(0)
     found = []
     for name in names:
         table = per_case(results, setting, name)
@@ -265,6 +265,8 @@ def differences(results: Results, setting: Setting, names: Sequence[str]) -> lis
             left_out = len(first) + len(second) - 2 * len(shared)
             for position, label in enumerate(labels):
                 pair = first.loc[shared, position], second.loc[shared, position]
+                # Random numbers of its own: an arm that joins later leaves the intervals of the others as they are.
+                rng = np.random.default_rng(zlib.crc32(f"{arm}/{label}/{name}".encode()))
                 found.append(_difference((setting, reference, arm, label, name), *pair, left_out, rng))
     overall = labels[-1] if None in labels else next(iter(labels), None)
     main = [d.label == overall for d in found]

@@ -1,5 +1,7 @@
 """Scores, paired differences and spread against plain references and known truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -232,3 +234,16 @@ def test_arms_without_finished_cells_have_no_scores(tmp_path):
     results = collect(tmp_path)
     assert {score.arm for score in scores(results, HERE, "Dice")} == {"MLL"}
     assert differences(results, HERE, ["Dice"]) == []
+
+
+def test_an_arm_that_joins_leaves_the_intervals_of_the_others(tmp_path):
+    write_work(tmp_path, {"stock": 0.0, "A": 0.01, "B": 0.02})
+    whole = collect(tmp_path)
+    arms = {name: arm for name, arm in whole.content["arms"].items() if name != "A"}
+    without = replace(whole, content={**whole.content, "arms": arms})
+    (setting,) = whole.settings
+    found = [d for d in differences(whole, setting, ["Dice"]) if d.arm == "B"]
+    alone = differences(without, setting, ["Dice"])
+    assert [(d.label, d.difference, d.low, d.high) for d in found] == [
+        (d.label, d.difference, d.low, d.high) for d in alone
+    ]
