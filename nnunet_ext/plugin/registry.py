@@ -208,6 +208,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Lian et al. 2025 with Liu et al. 2022",
             "a plan with two or more deep-supervision outputs",
             "not measured yet",
+            "abdominal MR, 600 iterations: Dice +0.153",
         ),
         TrainerEntry(
             "nnUNetTrainerSDNetMLL",
@@ -224,6 +225,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Huang et al. 2024 with Liu et al. 2022",
             "memory for two networks",
             "not measured yet",
+            "abdominal MR, 600 iterations: Dice +0.176; stock at equal time more",
         ),
         TrainerEntry(
             "nnUNetTrainerPaNNMLL",

@@ -47,6 +47,7 @@ DEPARTURES = {
     "basic_weights": None,
     "region_loss": "stock",
     "boundary_scale": "organ",
+    "boundary_absent": True,
     "restart_learning_rate": False,
     "shared_box": True,
     "optimiser": "stock",
