@@ -12,6 +12,7 @@ from nnunet_ext.losses.uncertain_points import draw_points, uncertain_point_loss
 from nnunet_ext.trainers.cascaded import CascadedOptions, nnUNetTrainerCascaded
 from nnunet_ext.training.schedules import RestartingPolyLR
 from nnunet_ext.training.structural import StructuralOptions, StructuralTrainer
+from tests.trainers.test_pann import made
 from tests.training.building import build, built_for_a_step, full_batch, run_epochs
 
 COMBINED = ["nnUNetTrainerRefinedGAN", "nnUNetTrainerPaNN", "nnUNetTrainerSDNet", "nnUNetTrainerSDNetLabelled"]
@@ -175,3 +176,13 @@ def test_the_learning_rate_restarts_when_that_of_pann_does(dataset):
     for key, value in vars(alone.lr_scheduler).items():
         if isinstance(value, (int, float)):
             assert getattr(trainer.lr_scheduler, key) == value, key
+
+
+def test_pann_with_the_terms_runs_through_both_stages(dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = made(dataset, "nnUNetTrainerPaNNMLL_2epochs_3iters", first_stage=0.5, partial_share=0.5, prior_patches=5)
+    run_epochs(trainer, 2)
+    table = trainer.loss_curves.table()
+    assert list(table["J_P"].notna()) == [False, True]
+    assert table[["J_L", "boundary", "pixel"]].notna().all(None)
+    assert table["boundary"].ne(0).all()
