@@ -64,7 +64,7 @@ def random_batches(trainer: Any) -> list[dict[str, Any]]:
         classes = trainer.label_manager.num_segmentation_heads
         target = [torch.randint(0, classes, (labelled, 1, *s), generator=generator).short() for s in shapes]
         if getattr(getattr(trainer, "options", None), "boundary_weight", 0):
-            target.append(torch.randn(trainer.batch_size, classes - 1, *patch, generator=generator).half())
+            target.append(torch.randn(labelled, classes - 1, *patch, generator=generator).half())
         batches.append({"data": data, "target": target, "keys": [""] * labelled})
         if unlabelled:
             batches[-1]["unlabelled"] = torch.randn(unlabelled, *data.shape[1:], generator=generator)

@@ -179,7 +179,14 @@ class AddDistanceMaps(BasicTransform):
         """Append the maps to ``data_dict["segmentation"]``."""
         targets = data_dict["segmentation"]
         targets = targets if isinstance(targets, list) else [targets]
-        maps = signed_distance_maps(
-            targets[0].numpy(), self.spacing, self.labels, self.ignore_label, self.margin, self.relative, self.absent
+        return {**data_dict, "segmentation": [*targets, self.maps(targets[0].numpy())]}
+
+    def maps(self, segmentation: NDArray[np.integer]) -> torch.Tensor:
+        """The maps (classes, *spatial) of the finest target (channels, *spatial)."""
+        return self.maps_of(segmentation, self.spacing)
+
+    def maps_of(self, part: NDArray[np.integer], spacing: Sequence[float]) -> torch.Tensor:
+        """The maps of a patch or a part of it that stands alone, with the spacing of its axes."""
+        return signed_distance_maps(
+            part, spacing, self.labels, self.ignore_label, self.margin, self.relative, self.absent
         )
-        return {**data_dict, "segmentation": [*targets, maps]}

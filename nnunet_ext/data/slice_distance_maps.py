@@ -5,11 +5,11 @@ Source: Liu et al. 2022 (doi 10.1016/j.sigpro.2021.108418), Eq. 7 on the slices 
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from nnunet_ext.data.distance_maps import AddDistanceMaps, signed_distance_maps
+from nnunet_ext.data.distance_maps import AddDistanceMaps
 
 
 class AddSliceDistanceMaps(AddDistanceMaps):
@@ -19,12 +19,9 @@ class AddSliceDistanceMaps(AddDistanceMaps):
     the last slice of an organ is not all border.
     """
 
-    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        """Append the maps to ``data_dict["segmentation"]``."""
-        targets = data_dict["segmentation"]
-        targets = targets if isinstance(targets, list) else [targets]
-        finest = targets[0].numpy()
-        slices = [finest] if finest.ndim == 3 else [finest[:, i] for i in range(finest.shape[1])]
-        arguments = (self.spacing[-2:], self.labels, self.ignore_label, self.margin, self.relative, self.absent)
-        maps = [signed_distance_maps(one, *arguments) for one in slices]
-        return {**data_dict, "segmentation": [*targets, maps[0] if finest.ndim == 3 else torch.stack(maps, 1)]}
+    def maps(self, segmentation: NDArray[np.integer]) -> torch.Tensor:
+        """The maps (classes, *spatial) of the finest target (channels, *spatial), slice by slice."""
+        spacing = self.spacing[-2:]
+        if segmentation.ndim == 3:
+            return self.maps_of(segmentation, spacing)
+        return torch.stack([self.maps_of(segmentation[:, i], spacing) for i in range(segmentation.shape[1])], 1)

@@ -234,6 +234,19 @@ def test_the_distance_maps_are_those_of_slices(dataset):
         assert torch.equal(distance[:, :, z], distance[:, :, 0])  # each slice is alike
 
 
+@pytest.mark.parametrize(("absent", "value"), [(False, 0), (True, 1)])
+def test_slices_without_an_organ_have_maps_of_their_own(dataset, absent, value):
+    trainer = build(dataset, TWO, boundary_absent=absent)
+    patch = trainer.configuration_manager.patch_size
+    added = trainer.get_training_transforms(patch, (0, 0), None, (), True, [False]).transforms[-1]
+    segmentation = torch.zeros(1, 3, 8, 8, dtype=torch.int16)
+    segmentation[0, 1, 2:5, 2:6] = 1
+    _, maps = added(segmentation=segmentation)["segmentation"]
+    assert maps.shape == (2, 3, 8, 8)
+    assert (maps[0, [0, 2]] == value).all() and (maps[1] == value).all()
+    assert maps[0, 1].amin() < 0 < maps[0, 1].amax()
+
+
 @pytest.mark.parametrize(("name", "configuration"), [(MLN, "2d"), (MLN, "3d_fullres"), (TWO, "2d"), (WHOLE, "2d")])
 def test_train_continue_and_predict(dataset, monkeypatch, tmp_path, name, configuration):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
