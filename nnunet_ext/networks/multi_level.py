@@ -42,6 +42,7 @@ class AtrousNetwork(nn.Module):
         channels: of the ASPP module.
         rates: atrous rates of the ASPP module.
         dropout: of the ASPP module. torchvision has 0.5 here, the paper of DeepLab-v3 none.
+        upsampling: the slices are enlarged by this factor before the backbone, whose output is so much finer then.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class AtrousNetwork(nn.Module):
         channels: int = CHANNELS,
         rates: Sequence[int] = RATES,
         dropout: float = 0.0,
+        upsampling: int = 1,
     ) -> None:
         super().__init__()
+        self.upsampling = upsampling
         self.backbone = ResNet18(colours, stem_stride, features=features)
         self.region = _branch(features[-1], channels, rates, dropout)
         self.region_head = nn.Conv2d(channels, heads, 1)
@@ -71,10 +74,10 @@ class AtrousNetwork(nn.Module):
             layout: not used.
 
         Returns:
-            ``final`` (N, C, H, W), and ``logits``, from which it is interpolated: 4 times coarser, or 8 times with
-            ``stem_stride`` 2.
+            ``final`` (N, C, H, W), and ``logits``, from which it is interpolated: 4 times coarser than the enlarged
+            slices, or 8 times with ``stem_stride`` 2.
         """
-        logits = self.region_head(self.region(self.backbone(x)[1]))
+        logits = self.region_head(self.region(self.backbone(_upsample(x, self.upsampling))[1]))
         return {"final": _enlarge(logits, x.shape[2:]), "logits": logits}
 
 
@@ -97,6 +100,7 @@ class MultiLevelNetwork(nn.Module):
         fusion: "convolutions" replaces the guidance by four 3x3 convolutions (Table 9, "w/o MLSG module").
         residual: whether the fusion corrects the logits of the region branch, from which it starts; in the paper it
             replaces them.
+        upsampling: see :class:`AtrousNetwork`.
     """
 
     def __init__(
@@ -113,8 +117,10 @@ class MultiLevelNetwork(nn.Module):
         pixel_module: PixelModule = "attention",
         fusion: Fusion = "guidance",
         residual: bool = False,
+        upsampling: int = 1,
     ) -> None:
         super().__init__()
+        self.upsampling = upsampling
         self.pixels_per_point = pixels_per_point
         self.max_points = max_points
         self.backbone = ResNet18(colours, 1, features=features)
@@ -155,7 +161,7 @@ class MultiLevelNetwork(nn.Module):
             ``points`` (N, P), positions in the flattened slice, and logits ``pixel`` (N, C, P) there.
         """
         size = x.shape[2:]
-        early, deep = self.backbone(x)
+        early, deep = self.backbone(_upsample(x, self.upsampling))
         region, boundary = self.region(deep), self.boundary(deep)
         region_logits = _enlarge(self.region_head(region), size)
         maps = {"region": region_logits, "boundary": _enlarge(self.boundary_head(boundary), size)}
@@ -391,3 +397,7 @@ def _branch(in_channels: int, channels: int, rates: Sequence[int], dropout: floa
 
 def _enlarge(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def _upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
+    return x if factor == 1 else _enlarge(x, [factor * length for length in x.shape[2:]])

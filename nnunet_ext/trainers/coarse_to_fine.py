@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -45,6 +45,9 @@ from nnunet_ext.training.teacher import bare
 Normalisation = Literal["batch", "group"]
 Optimiser = Literal["stock", "paper"]
 
+# The networks' output is 4 times coarser than what they see: shorter sides leave them no detail.
+_LEAST_SIDE = 64
+
 # Terms of the loss by name, each with its weight.
 Terms = dict[str, tuple[float, torch.Tensor]]
 
@@ -66,6 +69,13 @@ class CoarseToFineOptions(StructuralOptions):
     channels: int = option(CHANNELS, "Channels of each branch.", "256 (3.4)", at_least=1)
     rates: tuple[int, ...] = option(RATES, "Atrous rates of the ASPP modules: those of DeepLab-v3.", at_least=1)
     dropout: float = option(0.0, "Of the ASPP modules.", at_least=0, below=1)
+    upsampling: int = option(
+        0,
+        f"Factor by which both networks enlarge their slices first; 0: 1, 2 or 4, until a patch has {_LEAST_SIDE} "
+        "pixels on both sides.",
+        "1",
+        at_least=0,
+    )
     normalisation: Normalisation = option(
         "batch", "As ImageNet's weights have it; group for a batch of one slice.", "not named"
     )
@@ -191,6 +201,8 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     ) -> nn.Module:
         """Both networks in one, as in training so in inference, with random weights."""
         options = cls.options_in(plans_manager)
+        if not options.upsampling:
+            options = replace(options, upsampling=upsampling_of(configuration_manager.patch_size))
         network = cls.build_slice_network(num_input_channels, num_output_channels, options)
         return network if options.normalisation == "batch" else group_normalised(network)
 
@@ -198,7 +210,14 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     def build_slice_network(cls, channels: int, heads: int, options: Any) -> SliceNetwork:
         """The network for images of so many channels; a saliency map for each head multiplies all of them."""
         coarse = AtrousNetwork(
-            unit_colours(channels), heads, 2, options.coarse_features, options.channels, options.rates, options.dropout
+            unit_colours(channels),
+            heads,
+            2,
+            options.coarse_features,
+            options.channels,
+            options.rates,
+            options.dropout,
+            options.upsampling,
         )
         return CoarseToFineNetwork(
             coarse,
@@ -215,7 +234,16 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     @classmethod
     def build_fine_network(cls, colours: Sequence[int], heads: int, options: Any) -> nn.Module:
         """The fine network, see :class:`AtrousNetwork`."""
-        return AtrousNetwork(colours, heads, 1, options.fine_features, options.channels, options.rates, options.dropout)
+        return AtrousNetwork(
+            colours,
+            heads,
+            1,
+            options.fine_features,
+            options.channels,
+            options.rates,
+            options.dropout,
+            options.upsampling,
+        )
 
     @property
     def slice_network(self) -> SliceNetwork:
@@ -405,6 +433,7 @@ class nnUNetTrainerMLN(nnUNetTrainerCoarseToFine):
             options.pixel_module,
             options.fusion,
             options.residual_fusion,
+            options.upsampling,
         )
 
     def check_supported(self) -> None:
@@ -492,6 +521,12 @@ class nnUNetTrainerMLNNoCoarse(nnUNetTrainerMLN):
     def network_arguments(self, data: torch.Tensor, target: Any) -> dict[str, Any]:
         """Nothing of boxes."""
         return {"noise": super().network_arguments(data, target)["noise"]}
+
+
+def upsampling_of(patch_size: Sequence[int]) -> int:
+    """Factor by which slices of patches of this size are enlarged: 1, 2 or 4."""
+    shorter = min(patch_size[-2:])
+    return next((factor for factor in (1, 2) if factor * shorter >= _LEAST_SIDE), 4)
 
 
 def _in_windows(maps: torch.Tensor, windows: Windows) -> torch.Tensor:

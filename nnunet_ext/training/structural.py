@@ -163,12 +163,16 @@ class StructuralTrainer(RegionLossTrainer):
 
         Raises:
             UserError: the targets came without distance maps.
+            ValueError: the outputs are those of other samples.
         """
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         finest_target = target[0] if isinstance(target, (list, tuple)) else target
         total = torch.zeros((), device=self.device)
         if self.options.boundary_weight:
-            boundary = self._boundary(outputs[0], self.distance_of(samples))
+            distance = self.distance_of(samples)
+            if len(distance) != len(outputs[0]):  # one map would do for all outputs, or all maps for one
+                raise ValueError(f"There are distance maps of {len(distance)} samples, but {len(outputs[0])} outputs.")
+            boundary = self._boundary(outputs[0], distance)
             total = total + self.boundary_factor * boundary
             self._computed.setdefault("boundary", []).append(boundary.detach())
         if self.options.pixel_weight:

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
 from nnunet_ext.labels import LabelLayout
 from nnunet_ext.losses.uncertain_points import at_points
@@ -56,6 +57,19 @@ def test_attention_is_that_of_a_plain_loop():
             y = y + (weight["pointwise.weight"][:, :, 0] @ y + weight["pointwise.bias"]).clamp(min=0)
             y = (weight["shared.weight"][:, :, 0] @ y + weight["shared.bias"]).clamp(min=0)
             assert torch.allclose(got[n, :, i], y)
+
+
+@pytest.mark.parametrize("kind", [AtrousNetwork, MultiLevelNetwork])
+def test_upsampling_is_the_network_on_enlarged_slices(kind):
+    torch.manual_seed(0)
+    network = kind([0, 1, 2], 2, features=NARROW, channels=8, rates=(2, 3)).double().eval()
+    x = torch.randn(2, 3, 12, 20, dtype=torch.float64)
+    plain = network(interpolate(x, (36, 60), mode="bilinear"), guided=False)
+    network.upsampling = 3
+    enlarged = network(x, guided=False)
+    assert enlarged["final"].shape == (2, 2, 12, 20)
+    centre = plain["final"][:, :, 1::3, 1::3]  # the centre of each pixel's three by three
+    assert torch.allclose(enlarged["final"], centre)
 
 
 def test_guidance_is_section_3_4():

@@ -15,7 +15,7 @@ from nnunet_ext.core.errors import UserError
 from nnunet_ext.losses.boundary import boundary_loss
 from nnunet_ext.losses.multi_level import scaled_distance
 from nnunet_ext.networks.slices import slices_of
-from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerCoarseToFine
+from nnunet_ext.trainers.coarse_to_fine import nnUNetTrainerCoarseToFine, upsampling_of
 from nnunet_ext.training.imagenet_weights import RESNET18
 from tests.conftest import Dataset
 from tests.training import building
@@ -37,7 +37,7 @@ def small(monkeypatch):
 def narrow(setattr_):
     for option in ("coarse_features", "fine_features"):
         setattr_(nnUNetTrainerCoarseToFine, option, (4, 4, 8, 8))
-    for option, value in (("channels", 8), ("margin", 2), ("multiple", 4), ("rates", (2, 3))):
+    for option, value in (("channels", 8), ("margin", 2), ("multiple", 4), ("rates", (2, 3)), ("upsampling", 1)):
         setattr_(nnUNetTrainerCoarseToFine, option, value)
 
 
@@ -346,6 +346,32 @@ def test_the_network_has_the_options_of_the_plans(dataset):
     assert not [m for m in trainer.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     usual = prepared(dataset, MLN, configuration="2d").network
     assert {type(m) for m in usual.modules() if "Norm" in type(m).__name__} == {torch.nn.BatchNorm2d}
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "factor"),
+    [((64, 64), 1), ((63, 512), 2), ((56, 40), 2), ((32, 80), 2), ((31, 80), 4), ((16, 16), 4), ((9, 128, 96), 1)],
+)
+def test_small_slices_are_enlarged_until_they_have_64_pixels_but_not_more_than_fourfold(patch_size, factor):
+    assert upsampling_of(patch_size) == factor
+
+
+@pytest.mark.parametrize(("option", "factor"), [(0, 2), (1, 1), (3, 3)])
+def test_both_networks_see_enlarged_slices(dataset, option, factor):
+    def change(plans):
+        plans["nnunet_ext"] = {MLN: {"upsampling": option}}
+        plans["configurations"]["2d"]["patch_size"] = [48, 40]
+
+    trainer = build(dataset, f"{MLN}_2epochs", "2d", change_plans=change)
+    trainer.initialize()
+    sizes = []
+    for network in (trainer.slice_network.coarse, trainer.slice_network.fine):
+        network.backbone.register_forward_pre_hook(lambda module, x: sizes.append(tuple(x[0].shape[2:])))
+    maps = trainer.network(torch.randn(2, trainer.num_input_channels, 48, 40))
+    boxes = tuple(int(length) for length in maps["windows"][0, 2:])
+    assert sizes == [(factor * 48, factor * 40), (factor * boxes[0], factor * boxes[1])]
+    assert maps["coarse"].shape[2:] == (48, 40)
+    assert maps["final"].shape[2:] == boxes
 
 
 def test_the_paper_s_optimiser(dataset):

@@ -104,6 +104,15 @@ def test_ablations_leave_their_term_out(dataset):
     assert output["pixel"] > 0
 
 
+@pytest.mark.parametrize("samples", [slice(None), slice(0, 1)])
+def test_the_terms_of_other_samples_than_predicted_are_refused(dataset, samples):
+    trainer = ready(dataset)
+    data, target = trainer.to_device(batch_with_distances(trainer))
+    outputs = trainer.network(data[1:] if samples == slice(None) else data)
+    with pytest.raises(ValueError, match="distance maps of [12] samples, but [12] outputs"):
+        trainer.added_terms(outputs, target, samples)
+
+
 def test_terms_follow_the_epoch_also_of_a_resumed_run(dataset, tmp_path):
     trainer = ready(dataset, epoch=2)
     assert (trainer.boundary_factor, trainer.pixel_factor) == (pytest.approx(0.4), 0)
