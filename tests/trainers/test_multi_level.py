@@ -109,7 +109,7 @@ def test_the_terms_of_other_samples_than_predicted_are_refused(dataset, samples)
     trainer = ready(dataset)
     data, target = trainer.to_device(batch_with_distances(trainer))
     outputs = trainer.network(data[1:] if samples == slice(None) else data)
-    with pytest.raises(ValueError, match="distance maps of [12] samples, but [12] outputs"):
+    with pytest.raises(ValueError, match=r"distance maps of [12] samples, but [12] outputs"):
         trainer.added_terms(outputs, target, samples)
 
 

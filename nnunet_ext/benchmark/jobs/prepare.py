@@ -15,6 +15,7 @@ from nnunet_ext.benchmark import fingerprint
 from nnunet_ext.benchmark.failures import STOPPED, classify
 from nnunet_ext.benchmark.jobs.child import Stop
 from nnunet_ext.benchmark.matrix import arm_of, plans_with_options, preparations
+from nnunet_ext.benchmark.plan_changes import change
 from nnunet_ext.benchmark.records import Cell
 from nnunet_ext.benchmark.scores import conventions_of
 from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Dataset, Plans
@@ -182,22 +183,8 @@ def _change_plans(plans: Plans, file: Path, configurations: tuple[str, ...]) -> 
     for configuration in configurations:
         own = content["configurations"].get(configuration)
         if own is not None and "architecture" in own:
-            _change(own, plans)
+            change(own, plans)
     write_text(file, json.dumps(content, indent=4))
-
-
-def _change(configuration: dict[str, Any], plans: Plans) -> None:
-    arguments = configuration["architecture"]["arch_kwargs"]
-    if plans.batch_size is not None:
-        configuration["batch_size"] = plans.batch_size
-    if plans.patch_size is not None:
-        configuration["patch_size"] = list(plans.patch_size[-len(configuration["patch_size"]) :])
-    if plans.features is not None:
-        if len(plans.features) < arguments["n_stages"]:
-            raise UserError(
-                f"plans {plans.name} have {len(plans.features)} features for {arguments['n_stages']} stages: name more."
-            )
-        arguments["features_per_stage"] = list(plans.features[: arguments["n_stages"]])
 
 
 def _data_identifier(plans: dict[str, Any], configuration: str, file: Path) -> str:
