@@ -209,16 +209,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     @classmethod
     def build_slice_network(cls, channels: int, heads: int, options: Any) -> SliceNetwork:
         """The network for images of so many channels; a saliency map for each head multiplies all of them."""
-        coarse = AtrousNetwork(
-            unit_colours(channels),
-            heads,
-            2,
-            options.coarse_features,
-            options.channels,
-            options.rates,
-            options.dropout,
-            options.upsampling,
-        )
+        coarse = _atrous_network(unit_colours(channels), heads, 2, options.coarse_features, options)
         return CoarseToFineNetwork(
             coarse,
             cls.build_fine_network(unit_colours(channels, heads + 1), heads, options),
@@ -234,16 +225,7 @@ class nnUNetTrainerCoarseToFine(nnUNetTrainerMLL):
     @classmethod
     def build_fine_network(cls, colours: Sequence[int], heads: int, options: Any) -> nn.Module:
         """The fine network, see :class:`AtrousNetwork`."""
-        return AtrousNetwork(
-            colours,
-            heads,
-            1,
-            options.fine_features,
-            options.channels,
-            options.rates,
-            options.dropout,
-            options.upsampling,
-        )
+        return _atrous_network(colours, heads, 1, options.fine_features, options)
 
     @property
     def slice_network(self) -> SliceNetwork:
@@ -521,6 +503,13 @@ class nnUNetTrainerMLNNoCoarse(nnUNetTrainerMLN):
     def network_arguments(self, data: torch.Tensor, target: Any) -> dict[str, Any]:
         """Nothing of boxes."""
         return {"noise": super().network_arguments(data, target)["noise"]}
+
+
+def _atrous_network(
+    colours: Sequence[int], heads: int, stem_stride: int, features: Sequence[int], options: Any
+) -> AtrousNetwork:
+    channels, rates, dropout = options.channels, options.rates, options.dropout
+    return AtrousNetwork(colours, heads, stem_stride, features, channels, rates, dropout, options.upsampling)
 
 
 def upsampling_of(patch_size: Sequence[int]) -> int:
