@@ -56,6 +56,7 @@ DEPARTURES = {
     "dual_step": "scaled",
     "difference_start": 0.5,
     "unlabelled_start": 0.5,
+    "upsampling": 0,
 }
 ABLATIONS = {
     "boundary_weight": 0.0,
