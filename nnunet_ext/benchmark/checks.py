@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.matrix import cells_of, trainer_name
-from nnunet_ext.benchmark.plan_changes import contradiction
+from nnunet_ext.benchmark.plan_changes import check_changes
 from nnunet_ext.benchmark.records import METRICS, Record, read_records
 from nnunet_ext.benchmark.scores import conventions_of, with_merged
 from nnunet_ext.benchmark.spec import CASCADE, DEFAULT_PLANS, FIRST_STAGE, Dataset, Spec
@@ -119,18 +119,14 @@ def _check_dataset(spec: Spec, raw: Path, preprocessed: Path) -> None:
     for name in [plans.name for plans in spec.all_plans]:
         file = preprocessed / f"{name}.json"
         if file.is_file():
-            there = _json(file)
-            known = there.get("configurations", {})
+            known = _json(file).get("configurations", {})
             for configuration in spec.configurations:
                 if configuration not in known:
                     raise UserError(
                         f"{spec.name}: {file} has no configuration {configuration}: it has {', '.join(known)}."
                     )
-                found = contradiction(there, configuration, planned[name]) if name in planned else None
-                if found is not None:
-                    raise UserError(
-                        f"{spec.name}: {file} is there already, with {found}: give plans {name} another name."
-                    )
+            if name in planned:
+                check_changes(spec.name, file, planned[name], spec.configurations)
         elif name not in planned:
             raise UserError(f"{spec.name}: there is no {file}, which an arm trains with: list {name} under 'plans:'.")
         elif (source := planned[name].derived_from) is not None and source not in (*planned, DEFAULT_PLANS):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from nnunet_ext.benchmark.spec import Plans
@@ -45,12 +47,37 @@ def contradiction(content: Mapping[str, Any], name: str, plans: Plans) -> str | 
         return None
     wanted = deepcopy(own)
     change(wanted, plans)
-    asked = {key: (own[key], wanted[key]) for key in ("batch_size", "patch_size")}
-    features = (configuration["architecture"]["arch_kwargs"]["features_per_stage"] for configuration in (own, wanted))
-    asked["features"] = next(features), next(features)
     if plans.spacing is not None and name in _SPACED:
         order = content.get("transpose_forward", range(len(plans.spacing)))
         spacing = [plans.spacing[axis] for axis in order][-len(own["spacing"]) :]
         if not all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(own["spacing"], spacing, strict=True)):
-            asked["spacing"] = own["spacing"], spacing
-    return next((f"{key} {a} in {name}, not {b}" for key, (a, b) in asked.items() if a != b), None)
+            wanted["spacing"] = spacing
+    there, asked = _changeable(own), _changeable(wanted)
+    return next((f"{key} {there[key]} in {name}, not {asked[key]}" for key in there if there[key] != asked[key]), None)
+
+
+def check_changes(benchmark: str, file: Path, plans: Plans, configurations: Sequence[str]) -> None:
+    """Refuse a plans file that is there for another plan than the one asked for.
+
+    Args:
+        benchmark: name, for the sentence.
+        file: of the plans, with all configurations.
+        plans: what is asked for.
+        configurations: those that are trained.
+
+    Raises:
+        UserError: a configuration lacks a change, or holds another.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for configuration in configurations:
+        found = contradiction(content, configuration, plans)
+        if found is not None:
+            raise UserError(
+                f"{benchmark}: {file} is there already, with {found}: give plans {plans.name} another name."
+            )
+
+
+def _changeable(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What a benchmark may change, by its name in the file of the benchmark."""
+    features = configuration["architecture"]["arch_kwargs"]["features_per_stage"]
+    return {key: configuration[key] for key in ("batch_size", "patch_size", "spacing")} | {"features": features}

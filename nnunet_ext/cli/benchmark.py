@@ -302,8 +302,10 @@ def _matrix(space: Workspace) -> Any:
         table = Table("arm", *heads, box=None, padding=(0, 2, 0, 0))
         for arm in dict.fromkeys(state.cell.arm for state in own):
             by_place = {(s.cell.fold, s.cell.seed): s for s in own if s.cell.arm == arm}
-            shown = [by_place[column] for column in columns]
-            table.add_row(arm, *(Text(state.short, style=_STYLES.get(state.stage, "dim")) for state in shown))
+            shown = [by_place.get(column) for column in columns]  # an arm may have fewer folds than others
+            table.add_row(
+                arm, *(Text(state.short, style=_STYLES.get(state.stage, "dim")) if state else Text() for state in shown)
+            )
         parts += [Text(" · ".join(group), style="bold"), table, Text()]
     counts = {stage: sum(s.stage == stage for s in states) for stage in ("finished", "running", "failed")}
     parts.append(Text(f"{len(states)} cells: " + ", ".join(f"{n} {stage}" for stage, n in counts.items())))

@@ -236,7 +236,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Zhou et al. 2019 with Liu et al. 2022",
             "as nnUNetTrainerPaNN",
             "not measured yet",
-            "abdominal MR, 4 full cases: as MLL on these alone, steadier",
+            "abdominal MR, 4 full cases: as MLL on these alone",
         ),
     )
 }

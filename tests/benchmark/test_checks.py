@@ -147,6 +147,16 @@ def test_options_that_do_not_fit(tmp_path, arguments, words):
     assert isinstance(result.exception, UserError) and words in str(result.exception)
 
 
+def test_the_matrix_leaves_open_what_an_arm_does_not_train(dataset: Dataset, tmp_path):
+    arms = {"all": "nnUNetTrainer", "few": {"trainer": "nnUNetTrainerRefinedGAN", "folds": [0]}}
+    file = write(tmp_path, plans=[PLANS], arms=arms, folds=[0, 1])
+    result = CliRunner().invoke(app, ["benchmark", "run", str(file), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.output.splitlines()]
+    lengths = {row[0]: len(row) for row in rows if row and row[0] in arms}
+    assert lengths["all"] == lengths["few"] + 1
+
+
 def test_dry_run_writes_nothing(dataset: Dataset, tmp_path):
     file = write(tmp_path, plans=[PLANS], epochs=5)
     result = CliRunner().invoke(app, ["benchmark", "run", str(file), "--dry-run"])

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from nnunet_ext.benchmark import checks
+from nnunet_ext.benchmark.jobs.prepare import prepare
 from nnunet_ext.benchmark.spec_file import parse
+from nnunet_ext.benchmark.workspace import Run
 from nnunet_ext.core.errors import UserError
-from tests.benchmark.running import content
+from tests.benchmark.running import content, space_of
 from tests.conftest import PLANS, Dataset
 
 
@@ -34,3 +36,13 @@ def test_plans_that_are_as_asked_for_are_taken(dataset: Dataset):
     plans |= {"spacing": own["spacing"], "features": own["architecture"]["arch_kwargs"]["features_per_stage"]}
     asked = content(plans=[plans], configurations=["3d_fullres"])
     checks.check_environment(parse(asked, "benchmark.yaml", Path("/data")))
+
+
+def test_plans_that_cannot_be_changed_are_not_left_for_the_next_attempt(writable_dataset: Dataset, tmp_path):
+    plans = {"name": "fewPlans", "from": PLANS, "features": [4]}
+    space = space_of(tmp_path / "work", writable_dataset.name, Run(), plans=[plans], configurations=["2d"])
+    dataset = space.spec.datasets[0]
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"fewPlans have 1 features for \d stages: name more"):
+            prepare(space, dataset)
+    assert not (writable_dataset.preprocessed / "fewPlans.json").exists()

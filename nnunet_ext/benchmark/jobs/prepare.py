@@ -15,7 +15,7 @@ from nnunet_ext.benchmark import fingerprint
 from nnunet_ext.benchmark.failures import STOPPED, classify
 from nnunet_ext.benchmark.jobs.child import Stop
 from nnunet_ext.benchmark.matrix import arm_of, plans_with_options, preparations
-from nnunet_ext.benchmark.plan_changes import change
+from nnunet_ext.benchmark.plan_changes import change, check_changes
 from nnunet_ext.benchmark.records import Cell
 from nnunet_ext.benchmark.scores import conventions_of
 from nnunet_ext.benchmark.spec import DEFAULT_PLANS, Dataset, Plans
@@ -139,10 +139,16 @@ def _plan(space: Workspace, name: str, commands: _Commands) -> Path:
             _make_plans(plans, folder, number, commands)
             together = [one for one in wanted if one.view and one.derived_from == plans.derived_from]
             for one in together if plans.view else [plans]:  # both views are made by one command
-                _change_plans(one, folder / f"{one.name}.json", configurations)
+                made = folder / f"{one.name}.json"
+                try:
+                    _change_plans(one, made, configurations)
+                except UserError:
+                    made.unlink()  # a next attempt would take it for changed
+                    raise
         content = json.loads(file.read_text(encoding="utf-8"))
         for configuration in configurations:
             data = folder / _data_identifier(content, configuration, file)
+            check_changes(space.spec.name, file, plans, [configuration])  # an attempt may have ended half-way
             if len(_cases(data)) < _labelled_cases(name):
                 commands.run(
                     "nnUNetv2_preprocess", "-d", number, "-plans_name", plans.name, "-c", configuration, "-np",
