@@ -21,6 +21,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
+from torch.nn.functional import interpolate
 
 from nnunet_ext.core.errors import UserError
 from nnunet_ext.data.unlabelled.images import cases_in
@@ -38,6 +39,8 @@ from nnunet_ext.losses.dual import dice_of_sums, dice_sums, difference_loss, dif
 from nnunet_ext.training.dual import NAMES, DualOptions, DualTrainer
 from nnunet_ext.training.options import Options, option
 from nnunet_ext.training.schedules import first_epoch, ramp
+
+UnlabelledLoss = Literal["squared error", "stock"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class SDNetOptions(DualOptions):
         at_most=1,
     )
     temperature: float = option(0.1, "T, by which pseudo-labels are sharpened.", "0.1 (Algorithm 1)", above=0)
+    unlabelled_loss: UnlabelledLoss = option(
+        "squared error",
+        "How a network is taught: squared error to the sharpened prediction, or the loss of labels on the hard one.",
+        "squared error (Eq. 8)",
+    )
 
 
 class nnUNetTrainerSDNet(DualTrainer):
@@ -390,13 +398,11 @@ class nnUNetTrainerSDNet(DualTrainer):
             for b, m, scales in zip(basic, mistakes, outputs, strict=True)
         ]
         if self.has_unlabelled:
-            without = [logits[labelled:] for logits in finest]
-            with torch.no_grad():
-                teacher = torch.where(first_teaches, without[0], without[1])
-                pseudo_label = sharpen(teacher, self.options.temperature, layout)
+            without = [[scale[labelled:] for scale in scales] for scales in outputs]
+            teacher = torch.where(first_teaches, without[0][0], without[1][0]).detach()
             # Who is taught is decided on the device: the host need not wait for it.
             taught = [(~first_teaches).float(), first_teaches.float()]
-            lessons = [taught[i] * self.lesson(without[i], pseudo_label) for i in range(2)]
+            lessons = [taught[i] * self.lesson(without[i], teacher) for i in range(2)]
             losses = [loss + self.unlabelled_factor * lesson for loss, lesson in zip(losses, lessons, strict=True)]
             terms["first teaches"] = first_teaches.float()
             terms["unlabelled"] = lessons[0] + lessons[1]
@@ -414,9 +420,24 @@ class nnUNetTrainerSDNet(DualTrainer):
         chosen = [output[:labelled] for output in outputs]
         return self.loss(chosen, target) if self.enable_deep_supervision else self.loss(chosen[0], target)
 
-    def lesson(self, student: torch.Tensor, pseudo_label: torch.Tensor) -> torch.Tensor:
-        """Loss of the logits of a network that is taught (Eq. 8)."""
-        return teaching_loss(student, pseudo_label, self.label_layout)
+    def lesson(self, student: list[torch.Tensor], teacher: torch.Tensor) -> torch.Tensor:
+        """Loss of a network that is taught (Eq. 8, or as ``unlabelled_loss`` says).
+
+        Args:
+            student: its logits of the unlabelled samples, from the finest output on, each (B, C, *spatial).
+            teacher: finest logits of the other network, (B, C, *spatial), without a gradient.
+
+        Returns:
+            Scalar.
+        """
+        layout = self.label_layout
+        if self.options.unlabelled_loss == "squared error":
+            return teaching_loss(student[0], sharpen(teacher, self.options.temperature, layout), layout)
+        hard = layout.hard(teacher)
+        if layout.regions and self.label_manager.has_ignore_label:
+            hard = torch.cat([hard, torch.zeros_like(hard[:, :1])], 1)  # the mask of ignored voxels: none
+        targets = [interpolate(hard.float(), each.shape[2:], mode="nearest-exact") for each in student]
+        return self._basic(student, targets if self.enable_deep_supervision else targets[0], len(teacher))
 
     @torch.no_grad()
     def _dice_losses(self, logits: list[torch.Tensor], truth: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:

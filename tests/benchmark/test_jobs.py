@@ -69,6 +69,26 @@ def test_networks_compute_in_bfloat16_and_give_float32(dimensions, pair):
     assert torch.equal(first_of(copied(image)), output)
 
 
+def test_two_planes_are_convolved_in_float32():
+    network = small_unet(3, 2).train()
+    seen = {}
+    for name, module in network.named_modules():
+        if type(module) is nn.Conv3d:
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: seen.update({name: (inputs[0].shape[2], output.dtype)})
+            )
+    plain = deepcopy(network)
+    image = torch.randn(2, 1, 4, 8, 8)
+    use_bfloat16(Trained(network, [4, 8, 8]))
+    network(image).square().mean().backward()
+    depths = {planes for planes, _ in seen.values()}
+    assert depths == {2, 4}
+    assert all((dtype is torch.float32) == (planes == 2) for planes, dtype in seen.values())
+    plain(image).square().mean().backward()
+    mine, reference = (torch.cat([p.grad.flatten() for p in n.parameters()]) for n in (network, plain))
+    assert torch.cosine_similarity(mine, reference, dim=0) > 0.95
+
+
 @pytest.mark.parametrize("patch_size", [[16, 16], [3, 16, 16]])
 def test_networks_of_slices_give_float32_maps(patch_size):
     network = SliceNetwork(MultiLevelNetwork([1, 1, 1], 2, (4, 4, 4, 4), 8, (1,)))

@@ -102,6 +102,44 @@ def test_a_step_is_equations_3_to_8(unlabelled_dataset, setting):
                 assert torch.allclose(parameter.grad, scaled, rtol=1e-3, atol=1e-5), name
 
 
+@pytest.mark.parametrize("setting", [*SETTINGS, "no deep supervision"])
+def test_hard_pseudo_labels_are_learned_as_labels_are(unlabelled_dataset, setting):
+    options = SETTINGS.get(setting, {"enable_deep_supervision": False})
+    trainer, unlabelled = ready(unlabelled_dataset, **options, unlabelled_loss="stock")
+    batch = halves(random_batch(trainer), unlabelled)
+    networks = trainer.networks()
+    with torch.no_grad():
+        networks[0].decoder.seg_layers[-1].bias -= first_output(networks[0](unlabelled)).mean(
+            (0, *range(2, unlabelled.ndim))
+        )
+        teacher, student = (n(unlabelled) for n in networks)
+    hard = first_output(teacher)
+    if trainer.label_manager.has_regions:
+        hard = (torch.sigmoid(hard) > 0.5).float()
+        if trainer.label_manager.has_ignore_label:
+            hard = torch.cat([hard, torch.zeros_like(hard[:, :1])], 1)
+    else:
+        hard = torch.softmax(hard, 1).argmax(1, keepdim=True).float()
+    assert len(hard.unique()) > 1
+    targets = []
+    for output in student if isinstance(student, list) else [student]:
+        small = hard
+        for axis, (n, m) in enumerate(zip(hard.shape[2:], output.shape[2:], strict=True), 2):
+            small = small.index_select(axis, torch.tensor([int((i + 0.5) * n / m) for i in range(m)]))
+        targets.append(small)
+    expected = trainer.loss(student, targets if isinstance(student, list) else targets[0])
+    trainer._dice_losses = lambda *args: torch.tensor([0.2, 0.3])
+    other, _ = ready(unlabelled_dataset, **options, unlabelled_weight=0.5)
+    other.network.load_state_dict(trainer.network.state_dict())
+    other._dice_losses = trainer._dice_losses
+    output, squared = trainer.train_step(copy.deepcopy(batch)), other.train_step(copy.deepcopy(batch))
+    assert output["unlabelled"] == pytest.approx(expected.item(), rel=1e-4)
+    from_labels = squared["loss"] - squared["unlabelled"] / 4
+    assert output["loss"] - expected.item() / 2 == pytest.approx(from_labels, rel=1e-4)
+    for mine, reference in zip(networks[0].parameters(), other.networks()[0].parameters(), strict=True):
+        assert torch.allclose(mine, reference, atol=1e-6)  # the teacher learns from labels alone
+
+
 @pytest.mark.parametrize("first_is_better", [True, False])
 def test_the_teacher_takes_no_gradient_and_the_better_one_teaches(unlabelled_dataset, monkeypatch, first_is_better):
     trainer, unlabelled = ready(unlabelled_dataset)

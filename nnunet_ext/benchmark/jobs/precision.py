@@ -25,6 +25,9 @@ def use_bfloat16(trainer: Any) -> None:
         ):  # a step takes 1.3 times as long in the usual layout
             network.to(memory_format=torch.channels_last_3d)
         _compute_in_bfloat16(network)
+        for module in network.modules():
+            if type(module) is torch.nn.Conv3d:
+                module.__class__ = _Conv3d
 
 
 def segmentation_networks(trainer: Any) -> Iterator[torch.nn.Module]:
@@ -36,6 +39,19 @@ def segmentation_networks(trainer: Any) -> Iterator[torch.nn.Module]:
         for part in (module.first, module.second) if hasattr(module, "first") else (module,):
             if hasattr(part, "decoder") or isinstance(part, SliceNetwork):
                 yield part
+
+
+class _Conv3d(torch.nn.Conv3d):
+    """Stays in float32 where two planes meet a kernel of three.
+
+    In bfloat16 the gradient of its weights is then whatever was in memory (seen with torch 2.14 on an AMD EPYC).
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.shape[2] != 2 or self.kernel_size[0] == 1:
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float())
 
 
 def _compute_in_bfloat16(network: torch.nn.Module) -> None:
