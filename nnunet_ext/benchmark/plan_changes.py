@@ -19,19 +19,35 @@ def change(configuration: dict[str, Any], plans: Plans) -> None:
     """Make the changes that are asked for in a configuration of a plans file.
 
     Raises:
-        UserError: there are more stages than features.
+        UserError: there are more stages than features, or the strides of the network do not divide the patch.
     """
     arguments = configuration["architecture"]["arch_kwargs"]
     if plans.batch_size is not None:
         configuration["batch_size"] = plans.batch_size
     if plans.patch_size is not None:
-        configuration["patch_size"] = list(plans.patch_size[-len(configuration["patch_size"]) :])
+        configuration["patch_size"] = _patch(configuration, plans)
     if plans.features is not None:
         if len(plans.features) < arguments["n_stages"]:
             raise UserError(
                 f"plans {plans.name} have {len(plans.features)} features for {arguments['n_stages']} stages: name more."
             )
         arguments["features_per_stage"] = list(plans.features[: arguments["n_stages"]])
+
+
+def _patch(configuration: Mapping[str, Any], plans: Plans) -> list[int]:
+    assert plans.patch_size is not None
+    axes = len(configuration["patch_size"])
+    patch = list(plans.patch_size[-axes:])
+    if len(patch) < axes:
+        raise UserError(f"plans {plans.name}: patch_size {patch} has {len(patch)} numbers: name {axes}.")
+    strides = configuration["architecture"]["arch_kwargs"]["strides"]
+    steps = [math.prod(stride[axis] for stride in strides) for axis in range(axes)]
+    if any(size % step for size, step in zip(patch, steps, strict=True)):
+        raise UserError(
+            f"plans {plans.name}: a patch_size of {patch} does not fit the strides of the network: name multiples of "
+            f"{steps}."
+        )
+    return patch
 
 
 def contradiction(content: Mapping[str, Any], name: str, plans: Plans) -> str | None:

@@ -7,6 +7,7 @@ import pytest
 
 from nnunet_ext.benchmark import checks
 from nnunet_ext.benchmark.jobs.prepare import prepare
+from nnunet_ext.benchmark.plan_changes import change
 from nnunet_ext.benchmark.spec_file import parse
 from nnunet_ext.benchmark.workspace import Run
 from nnunet_ext.core.errors import UserError
@@ -36,6 +37,26 @@ def test_plans_that_are_as_asked_for_are_taken(dataset: Dataset):
     plans |= {"spacing": own["spacing"], "features": own["architecture"]["arch_kwargs"]["features_per_stage"]}
     asked = content(plans=[plans], configurations=["3d_fullres"])
     checks.check_environment(parse(asked, "benchmark.yaml", Path("/data")))
+
+
+@pytest.mark.parametrize(
+    ("configuration", "patch", "words"),
+    [
+        ("2d", [3, 16, 18], r"fewPlans: a patch_size of \[16, 18\] does not fit .* name multiples of \[8, 16\]"),
+        ("3d_fullres", [6, 16, 16], r"patch_size of \[6, 16, 16\] does not .* name multiples of \[4, 8, 16\]"),
+        ("3d_fullres", [16, 16], r"patch_size \[16, 16\] has 2 numbers: name 3"),
+    ],
+)
+def test_a_patch_that_the_network_cannot_halve_is_refused(configuration, patch, words):
+    strides = [[1, 1, 1], [1, 1, 2], [2, 2, 2], [2, 4, 4]]
+    axes = 2 if configuration == "2d" else 3
+    arguments = {"strides": [stride[-axes:] for stride in strides], "n_stages": 4, "features_per_stage": [4] * 4}
+    plan = {"patch_size": [32, 64, 64][-axes:], "architecture": {"arch_kwargs": arguments}}
+    plans = {"name": "fewPlans", "from": "nnUNetPlans", "patch_size": patch}
+    asked = parse(content(plans=[plans], configurations=[configuration]), "benchmark.yaml", Path("/data")).plans[0]
+    with pytest.raises(UserError, match=words):
+        change(plan, asked)
+    assert plan["patch_size"] == [32, 64, 64][-axes:]
 
 
 def test_plans_that_cannot_be_changed_are_not_left_for_the_next_attempt(writable_dataset: Dataset, tmp_path):
