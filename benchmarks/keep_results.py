@@ -9,8 +9,10 @@ benchmark run``. Curves of all epochs go to NAME_curves.csv.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nnunet_ext.benchmark.report.collect import Results, collect
 from nnunet_ext.benchmark.report.page import report_files
@@ -35,6 +37,32 @@ def _against(results: Results, reference: str) -> str:
     return "\n".join(tables)
 
 
+def _run_length(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+    epochs, iterations = (part.get(key) or whole.get(key) for key in ("epochs", "iterations"))
+    return f"{epochs or 'the usual'} epochs of {iterations or 'as many'} iterations"
+
+
+def described(content: Mapping[str, Any]) -> str:
+    """Budget and arms of a benchmark, in words.
+
+    Args:
+        content: of its ``benchmark.json``.
+    """
+    usual = _run_length({}, content)
+    folds, seeds = (", ".join(map(str, content[key])) for key in ("folds", "seeds"))
+    mirrored = "" if content["mirroring"] else ", images not mirrored"
+    precision = "" if content["precision"] == "auto" else f", {content['precision']} on a CPU"
+    arms = []
+    for name, arm in content["arms"].items():
+        length = _run_length(arm, content)
+        said = [arm["trainer"], *([length] if length != usual else [])]
+        said += [f"{option} = {value}" for option, value in arm.get("options", {}).items()]
+        said += [f"plans {arm['plans']}"] if "plans" in arm else []
+        said += [f"{key} {', '.join(map(str, arm[key]))} alone" for key in ("folds", "datasets") if key in arm]
+        arms.append(f"- {name}: {', '.join(said)}")
+    return f"Folds {folds}; seeds {seeds}; {usual}{mirrored}{precision}. Arms:\n\n" + "\n".join(arms)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,7 +83,8 @@ def main() -> None:
     files = report_files(results)
     versions = ", ".join(sorted(set(results.cells["fingerprint_torch"].dropna()) - {""}))
     specification = results.specification
-    heading = [specification.question, f"Machine: {arguments.machine}. torch {versions}.", specification.answer]
+    machine = f"Machine: {arguments.machine}. torch {versions}."
+    heading = [specification.question, machine, described(results.content), specification.answer]
     tables = "\n".join([files["tables.md"], *(_against(results, arm) for arm in arguments.against), files["costs.md"]])
     text = "\n\n".join(part for part in (*heading, tables) if part)
     (RESULTS / f"{arguments.name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")

@@ -216,6 +216,7 @@ def rank_table(rankings: Sequence[Ranking], names: Sequence[str], group: str) ->
                 Cell(f"{number(float(ranking.ranks[own]), 2)} ({first})", ranking.ranks[own] == ranking.ranks.min())
             )
         rows.append((Cell(arm), *cells))
+    rows.append((Cell("Cases that all arms have"), *(Cell(str(r.cases)) for r in rankings)))
     stable = [f"{number(r.tau)} [{number(r.tau_low)}, {number(r.tau_high)}]" for r in rankings]
     rows.append((Cell("Kendall's tau of resamples"), *map(Cell, stable)))
     described = metric(rankings[0].metric)

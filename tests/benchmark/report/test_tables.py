@@ -132,6 +132,7 @@ def test_ranks_and_agreement(tmp_path):
         ["stock", *["3.00 (0 %)"] * 3],
         ["MLL", *["2.00 (0 %)"] * 3],
         ["GAN", *["1.00 (100 %)"] * 3],
+        ["Cases that all arms have", *(str(one.cases) for one in own)],
         ["Kendall's tau of resamples", *["1.00 [1.00, 1.00]"] * 3],
     ]
     table = agreement_table({("X", "Y"): 0.5, ("X", "Z"): -1.0, ("Y", "Z"): float("nan")}, "2d")
