@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from nnunet_ext.benchmark import fingerprint
 from nnunet_ext.benchmark.failures import STOPPED, classify
@@ -45,18 +47,35 @@ def prepare(space: Workspace, dataset: Dataset) -> int:
     if space.run.pretended is not None:
         _declare(space, dataset.key, target)
         return 0
-    with FileLock(target.parent / ".lock"), Stop().listening() as stop:
+    with _alone(dataset), FileLock(target.parent / ".lock"), Stop().listening() as stop:
         commands = _Commands(stop, target.parent / _LOG, space.spec.resources.cpus)
         try:
             name = convert(dataset, commands)
             folder = _plan(space, name, commands)
         except _StoppedError:
             return STOPPED
-    _split(folder, name)
-    for plans in space.spec.all_plans:
-        _write_options(space, folder, plans.name)
+        _split(folder, name)
+        for plans in space.spec.all_plans:
+            _write_options(space, folder, plans.name)
     _declare(space, name, target)
     return 0
+
+
+@contextmanager
+def _alone(dataset: Dataset) -> Iterator[None]:
+    """No other benchmark prepares the dataset, or one it is made from, meanwhile: half of it would pass for whole."""
+    folder = require_folder("nnUNet_preprocessed")
+    make_folder(folder)
+    with ExitStack() as held:
+        for number in sorted({dataset.id, *(part.id for part in dataset.after)}):  # in one order, lest two block
+            lock = FileLock(folder / f".nnunet_ext_dataset_{number:03d}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(f"Another benchmark prepares dataset {number}: waiting for it ...", flush=True)
+                lock.acquire()
+            held.callback(lock.release)
+        yield
 
 
 def _declare(space: Workspace, name: str, target: Path) -> None:
@@ -219,7 +238,8 @@ def _split(folder: Path, name: str) -> None:
         return
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    first = next(path for path in sorted(folder.iterdir()) if path.is_dir() and _cases(path))
+    number = _labelled_cases(name)  # another configuration may not be whole
+    first = next(path for path in sorted(folder.iterdir()) if path.is_dir() and len(_cases(path)) >= number)
     cases = sorted(path.stem for path in _cases(first))
     if len(cases) < 5:
         raise UserError(f"{name} has {len(cases)} cases, too few for five folds: write {file} yourself.")
