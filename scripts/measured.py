@@ -121,19 +121,24 @@ def _of_markdown(text: str) -> Iterator[Measured]:
 
 
 def _of_scores(table: pd.DataFrame) -> Iterator[Measured]:
-    """Mean over cases and classes of each run and arm, their mean over runs, and differences from the first arm."""
+    """Mean over cases and classes of each run and arm, their mean over runs, and differences from the first arm.
+
+    A run is a fold and, where there are several, also a seed of it.
+    """
     arm, run = table.columns[0], next((c for c in ("run", "fold") if c in table), None)
     if run is None or "Dice" not in table:
         return
     metrics = [name for name in table if quantity(str(name))]
-    means = table.groupby([arm, run], sort=False)[metrics].mean()
-    first = means.loc[table[arm].iloc[0]]
-    for name, own in means.groupby(level=0, sort=False):
-        runs = own.loc[name], own.loc[name] - first
-        for values in (*runs, *(each.mean().to_frame().T for each in runs)):
-            for metric in metrics:
-                for number in values[metric]:
-                    yield Measured(float(number), arm_name(str(name)), quantity(str(metric)))
+    seeds = [[run, "seed"]] if "seed" in table and table["seed"].nunique() > 1 else []
+    for place in ([run], *seeds):
+        means = table.groupby([arm, *place], sort=False)[metrics].mean()
+        first = means.loc[table[arm].iloc[0]]
+        for name, own in means.groupby(level=0, sort=False):
+            runs = own.loc[name], own.loc[name] - first
+            for values in (*runs, *(each.mean().to_frame().T for each in runs)):
+                for metric in metrics:
+                    for number in values[metric]:
+                        yield Measured(float(number), arm_name(str(name)), quantity(str(metric)))
 
 
 @cache
