@@ -67,7 +67,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, Eq. 11",
             "nothing",
             "0.96 x stock nnU-Net per iteration (CPU)",
-            "abdominal MR: Dice +0.132 after 600 iterations, none after 1,200; Hippocampus +0.265",
+            "abdominal MR, 600 iterations: Dice +0.132, +0.176, none after 1,200; Hippocampus, early: +0.265",
         ),
         TrainerEntry(
             "nnUNetTrainerRegionBoundary",
@@ -94,7 +94,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, Eq. 9 and 11",
             "a batch of 2 slices or more; ImageNet weights of ResNet-18 where there are any",
             "1.69 x stock nnU-Net per iteration (CPU)",
-            "abdominal MR: Dice +0.170, Hippocampus +0.012 (stock at equal time more)",
+            "abdominal MR: Dice +0.170 (stock at equal time more), Hippocampus +0.012",
         ),
         TrainerEntry(
             "nnUNetTrainerMLN",
