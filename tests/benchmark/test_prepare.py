@@ -49,3 +49,14 @@ def test_one_benchmark_waits_for_the_other(writable_dataset: Dataset, tmp_path, 
     assert f"Another benchmark prepares dataset {dataset.id}: waiting" in capsys.readouterr().out
     assert prepare(space, dataset) == 0
     assert "waiting" not in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_to_needs_no_lock(writable_dataset: Dataset, tmp_path, monkeypatch):
+    space = space_of(tmp_path / "work", writable_dataset.name, Run(), plans=[PLANS])
+    folder = writable_dataset.preprocessed.parent
+    with monkeypatch.context() as patched:
+        patched.setattr("os.access", lambda path, mode: path != folder)
+        assert prepare(space, space.spec.datasets[0]) == 0
+        assert not list(folder.glob(".*.lock"))
+    assert prepare(space, space.spec.datasets[0]) == 0
+    assert list(folder.glob(".*.lock"))
