@@ -67,7 +67,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Liu et al. 2022, Eq. 11",
             "nothing",
             "0.96 x stock nnU-Net per iteration (CPU)",
-            "abdominal MR, 600 iterations: Dice +0.132, +0.176, none after 1,200; Hippocampus, early: +0.265",
+            "abdominal MR, 600 iterations: +0.132, +0.176 Dice, later none; Hippocampus, early: +0.265",
         ),
         TrainerEntry(
             "nnUNetTrainerRegionBoundary",
