@@ -139,7 +139,7 @@ TRAINERS: dict[str, TrainerEntry] = {
             "Zhou et al. 2019, Eq. 3",
             "dataset.json with annotated_labels, some cases fully labelled, a batch of 2 or more",
             "as stock nnU-Net in stage 1, 1.11 x in stage 2 (CPU)",
-            "Dice +0.017 with 4 full cases, none with 20; abdominal MR: ahead of stock with 4, behind with 2",
+            "Dice +0.017 with 4 full cases, none with 20; abdominal MR: some with 4, none with 2",
         ),
         TrainerEntry(
             "nnUNetTrainerPartial",
