@@ -7,7 +7,7 @@ tomography (CT) images", 2024.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -402,7 +402,8 @@ class nnUNetTrainerSDNet(DualTrainer):
             teacher = torch.where(first_teaches, without[0][0], without[1][0]).detach()
             # Who is taught is decided on the device: the host need not wait for it.
             taught = [(~first_teaches).float(), first_teaches.float()]
-            lessons = [taught[i] * self.lesson(without[i], teacher) for i in range(2)]
+            pseudo_label = self.pseudo_label(teacher, [each.shape[2:] for each in without[0]])
+            lessons = [taught[i] * self.lesson(without[i], pseudo_label) for i in range(2)]
             losses = [loss + self.unlabelled_factor * lesson for loss, lesson in zip(losses, lessons, strict=True)]
             terms["first teaches"] = first_teaches.float()
             terms["unlabelled"] = lessons[0] + lessons[1]
@@ -420,24 +421,35 @@ class nnUNetTrainerSDNet(DualTrainer):
         chosen = [output[:labelled] for output in outputs]
         return self.loss(chosen, target) if self.enable_deep_supervision else self.loss(chosen[0], target)
 
-    def lesson(self, student: list[torch.Tensor], teacher: torch.Tensor) -> torch.Tensor:
-        """Loss of a network that is taught (Eq. 8, or as ``unlabelled_loss`` says).
+    def pseudo_label(self, teacher: torch.Tensor, sizes: Sequence[torch.Size]) -> Any:
+        """What the other network is taught (Algorithm 1, or as ``unlabelled_loss`` says).
 
         Args:
-            student: its logits of the unlabelled samples, from the finest output on, each (B, C, *spatial).
-            teacher: finest logits of the other network, (B, C, *spatial), without a gradient.
+            teacher: finest logits, (B, C, *spatial), without a gradient.
+            sizes: of the outputs, from the finest on.
 
         Returns:
-            Scalar.
+            The sharpened prediction, (B, C, *spatial), or the hard one as targets that nnU-Net's loss takes.
         """
         layout = self.label_layout
         if self.options.unlabelled_loss == "squared error":
-            return teaching_loss(student[0], sharpen(teacher, self.options.temperature, layout), layout)
+            return sharpen(teacher, self.options.temperature, layout)
         hard = layout.hard(teacher)
-        if layout.regions and self.label_manager.has_ignore_label:
+        if layout.regions and layout.ignore_label is not None:
             hard = torch.cat([hard, torch.zeros_like(hard[:, :1])], 1)  # the mask of ignored voxels: none
-        targets = [interpolate(hard.float(), each.shape[2:], mode="nearest-exact") for each in student]
-        return self._basic(student, targets if self.enable_deep_supervision else targets[0], len(teacher))
+        targets = [interpolate(hard.float(), size, mode="nearest-exact") for size in sizes]
+        return targets if self.enable_deep_supervision else targets[0]
+
+    def lesson(self, student: list[torch.Tensor], pseudo_label: Any) -> torch.Tensor:
+        """Loss of a network that is taught (Eq. 8, or as ``unlabelled_loss`` says), a scalar.
+
+        Args:
+            student: its logits of the unlabelled samples, from the finest output on, each (B, C, *spatial).
+            pseudo_label: of :meth:`pseudo_label`.
+        """
+        if self.options.unlabelled_loss == "squared error":
+            return teaching_loss(student[0], pseudo_label, self.label_layout)
+        return self._basic(student, pseudo_label, len(student[0]))
 
     @torch.no_grad()
     def _dice_losses(self, logits: list[torch.Tensor], truth: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
